@@ -1,0 +1,109 @@
+"""Builds the SDK's client: one request a call, whatever the SDK would rather do by itself."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from clients.anthropic_errors import ResponseTooLong
+from clients.errors import ClientUnready
+
+if TYPE_CHECKING:
+    import httpx2
+    from anthropic import AsyncAnthropic
+
+__all__ = ["ModelDeprecated", "build", "load", "refuse_hidden_retries", "warn_if_deprecated"]
+
+RESPONSE_BYTES_MAX = 64 * 2**20
+
+
+class ModelDeprecated(UserWarning):
+    """The SDK lists a model as deprecated: it works until the day that the warning names."""
+
+
+_warned: set[str] = set()
+
+
+def load() -> None:
+    """Import the SDK, which takes about two seconds; later calls take none.
+
+    Raises:
+        ClientUnready: it is not installed.
+    """
+    try:
+        importlib.import_module("anthropic.resources.messages")
+    except ImportError as error:
+        message = f"the Anthropic SDK cannot be imported ({error}); install it: pip install 'anthropic>=2.12'"
+        raise ClientUnready(message, error_type="client_missing") from error
+
+
+def build(api_key: str | None, base_url: str | None) -> AsyncAnthropic:
+    """Make a client that never retries and follows no redirect.
+
+    Raises:
+        ClientUnready: the key or the address cannot be used.
+    """
+    import anthropic  # noqa: PLC0415 - loaded by ``load``, and only when first needed
+
+    if not api_key:
+        raise ClientUnready("no key for Anthropic: set ANTHROPIC_API_KEY", error_type="authentication")
+    if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+        message = "ANTHROPIC_API_KEY holds a blank or a character that no key has; copy it again"
+        raise ClientUnready(message, error_type="authentication")
+    if base_url and not base_url.lower().startswith(("http://", "https://")):
+        # The address may hold a password, so it is not repeated.
+        raise ClientUnready("ANTHROPIC_BASE_URL is no http or https address", error_type="not_found")
+    # A redirect followed is a second request that nobody recorded, with the key sent to another host.
+    http = anthropic.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_bound]})
+    sdk = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url or None, max_retries=0, http_client=http)
+    refuse_hidden_retries(sdk)
+    return sdk
+
+
+def refuse_hidden_retries(sdk: AsyncAnthropic) -> None:
+    """Refuse a client that would make calls of which the ledger knows nothing.
+
+    Raises:
+        ClientUnready: it retries by itself.
+    """
+    if sdk.max_retries != 0:
+        message = f"the Anthropic client would retry {sdk.max_retries} times by itself; max_retries must be 0"
+        raise ClientUnready(message, error_type="other")
+
+
+def warn_if_deprecated(model: str) -> None:
+    """Warn once in this process for a model in the SDK's own table of deprecated ones."""
+    from anthropic.resources.messages import DEPRECATED_MODELS  # noqa: PLC0415 - loaded by ``load``
+
+    if model in DEPRECATED_MODELS and model not in _warned:
+        _warned.add(model)
+        warnings.warn(
+            f"{model} is deprecated and ends on {DEPRECATED_MODELS[model]}; choose a newer model",
+            ModelDeprecated,
+            stacklevel=2,
+        )
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Put a limit on the bytes of a response before any is read."""
+    import httpx2  # noqa: PLC0415 - comes with the SDK
+
+    if not isinstance(response.stream, httpx2.AsyncByteStream):
+        raise TypeError("an async client answers with async streams")
+    inner: httpx2.AsyncByteStream = response.stream
+
+    class Bounded(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            received = 0
+            async for piece in inner:
+                received += len(piece)
+                if received > RESPONSE_BYTES_MAX:
+                    raise ResponseTooLong(f"more than {RESPONSE_BYTES_MAX:,} bytes")
+                yield piece
+
+        async def aclose(self) -> None:
+            await inner.aclose()
+
+    response.stream = Bounded()

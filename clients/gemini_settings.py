@@ -1,0 +1,93 @@
+"""What the Gemini CLI is told before a call: locked-down settings, and the exact texts of the request."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["settings_text"]
+
+LOCKDOWN: Mapping[str, Any] = {
+    "admin": {
+        "extensions": {"enabled": False},
+        "mcp": {"enabled": False},
+        "skills": {"enabled": False},
+    },
+    "advanced": {"autoConfigureMemory": False, "ignoreLocalEnv": True},
+    "context": {
+        "fileFiltering": {"enableFuzzySearch": False, "enableRecursiveFileSearch": False},
+        "includeDirectoryTree": False,
+    },
+    "experimental": {"enableAgents": False, "extensionManagement": False},
+    "general": {
+        "checkpointing": {"enabled": False},
+        "enableAutoUpdate": False,
+        "enableAutoUpdateNotification": False,
+        "maxAttempts": 1,
+        "retryFetchErrors": False,
+        "sessionRetention": {"enabled": False},
+        "topicUpdateNarration": False,
+    },
+    "hooksConfig": {"enabled": False},
+    "ide": {"enabled": False},
+    "mcpServers": {},
+    "model": {
+        "compressionThreshold": 1.0,
+        "disableLoopDetection": True,
+        # A model that asks for a tool, although it was offered none, is otherwise called again and again.
+        "maxSessionTurns": 1,
+        "skipNextSpeakerCheck": True,
+    },
+    "privacy": {"usageStatisticsEnabled": False},
+    "security": {
+        "auth": {"selectedType": "gemini-api-key"},
+        "disableAlwaysAllow": True,
+        "disableYoloMode": True,
+        "folderTrust": {"enabled": False},
+    },
+    "skills": {"enabled": False},
+    "telemetry": {"enabled": False},
+    "tools": {"core": [], "useRipgrep": False},
+}
+"""One call makes one request, offers no tool, reads no file and talks to nobody else."""
+
+EXPANDED = re.compile(r"\$(?=[A-Za-z0-9_{])")
+"""A dollar sign that the CLI would take for the beginning of a variable's name."""
+DOLLAR = "${DISPATCH_NO_SUCH_NAME:-$}"
+"""How a setting says a plain dollar sign: the default of a variable that is never set."""
+
+
+def settings_text(prompt: str, system: str | None, max_tokens: int, schema: Mapping[str, Any] | None) -> str:
+    """Write the settings of one call as JSON.
+
+    The override matches every model, so the output limit also holds when the CLI rewrites a model's name; an alias
+    would lose it. ``extraBody`` is laid over the request just before it is sent. Without it the CLI puts a page about
+    itself, the date and the temporary folder before the prompt, replaces ``@./`` by the working folder's content,
+    sends an empty list of tools and a blank system text, and expands ``${...}`` and folds blank lines in a system
+    text; with it the prompt and the system text arrive byte for byte and nothing else does.
+    """
+    request = {
+        "contents": [{"role": "user", "parts": [{"text": prompt}]}],
+        "systemInstruction": {"parts": [{"text": system}]} if system else None,
+        "tools": [],
+    }
+    config: dict[str, Any] = {"maxOutputTokens": max_tokens, "httpOptions": {"extraBody": request}}
+    if schema is not None:
+        config |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
+    override = {"match": {"overrideScope": "core"}, "modelConfig": {"generateContentConfig": _literal(config)}}
+    return json.dumps({**LOCKDOWN, "modelConfigs": {"customOverrides": [override]}})
+
+
+def _literal(value: Any) -> Any:
+    """Protect every string from the CLI's expansion of environment variables in settings."""
+    match value:
+        case str():
+            return EXPANDED.sub(lambda _dollar: DOLLAR, value)
+        case Mapping():
+            return {key: _literal(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_literal(inner) for inner in value]
+        case _:
+            return value

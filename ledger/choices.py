@@ -1,0 +1,218 @@
+"""What follows an outcome: retry, fallback, escalation, hold or the end. Version 1 of the rules."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ledger import events as e
+from ledger.commands import Seen
+from ledger.errors import CommandRefused
+from ledger.evolve import evolve
+from ledger.parts import Answered, DecisionKind, Inputs
+from ledger.policy import ErrorClass, ErrorType, Policy, backoff_ms, error_class, policy_hash
+from ledger.state import Given, Task, Undecided
+
+__all__ = ["choose", "made"]
+
+EndKind = Literal["fail_fast", "exhausted"]
+
+
+def made(
+    decision: DecisionKind, reason: str, rule: str, policy: Policy, outcome: Answered | None, seen: Seen
+) -> dict[str, Any]:
+    """Return what every decision event holds.
+
+    Raises:
+        CommandRefused: the draw is wider than the policy's jitter.
+    """
+    if abs(seen.jitter_ppm) > policy.jitter_ppm:
+        raise CommandRefused(
+            "bad_inputs", f"a draw of {seen.jitter_ppm} ppm is beyond the policy's {policy.jitter_ppm}"
+        )
+    pinned = policy_hash(policy)
+    inputs = Inputs(
+        decided_at_ms=seen.at_ms,
+        jitter_ppm=seen.jitter_ppm,
+        outcome=outcome,
+        policy_hash=pinned,
+        decider=seen.decider,
+        brakes=seen.brakes,
+        budgets=seen.budgets,
+    )
+    return {"decision": decision, "reason": reason, "rule": rule, "policy_hash": pinned, "inputs": inputs}
+
+
+def choose(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
+    """Return the decision that the newest outcome leads to, with the facts it implies."""
+    outcome = state.outcome
+    match outcome.event:
+        case "attempt.succeeded" | "attempt.settled":
+            return _answered(state, seen)
+        case "attempt.orphaned":
+            return _orphaned(state, seen)
+        case "attempt.failed" if outcome.error_type == "interrupted":
+            return _unless_spent(state, seen, "interrupted", 0, "interrupted")
+        case "attempt.failed":
+            return _failed(state, seen)
+        case "validation.passed" | "validation.failed" | "validation.errored":
+            return _judged(state, seen)
+
+
+def _answered(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
+    """End with the answer; a judge's answer is none until its verdict is read."""
+    if state.task.purpose == "validate":
+        return ()
+    return (_succeeded(state, seen, "answered", "answered", accepted=None),)
+
+
+def _orphaned(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
+    task, policy = state.task, state.task.submitted.policy
+    if task.orphans > policy.max_orphans:
+        return _end(state, seen, "fail_fast", "worker_died", "orphans_in_a_row")
+    match policy.on_unknown:
+        case "retry":
+            return _unless_spent(state, seen, "orphaned", 0, "on_unknown_retry")
+        case "hold":
+            decision = made("hold", "orphaned", "on_unknown_hold", policy, state.outcome, seen)
+            return (e.TaskHeld(tier=task.at.tier, **decision),)
+        case "fail":
+            return _end(state, seen, "fail_fast", "worker_died", "on_unknown_fail")
+
+
+def _failed(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
+    task, policy = state.task, state.task.submitted.policy
+    error = state.outcome.error_type or "other"
+    worth = error_class(error, policy)
+    if worth is ErrorClass.END:
+        return _end(state, seen, "fail_fast", error, worth)
+    if worth is ErrorClass.FALLBACK:
+        return _onwards(state, seen, "fail_fast", worth)
+    if worth is ErrorClass.RETRY_ONCE and state.second_chance_spent:
+        return _onwards(state, seen, "exhausted", "second_chance_spent")
+    if not state.retryable:
+        return _onwards(state, seen, "fail_fast", "provider_said_no")
+    if (state.retry_after_ms or 0) > policy.retry_after_max_ms:
+        return _onwards(state, seen, "exhausted", "retry_after_too_long")
+    if task.tries >= task.at.tries:
+        return _onwards(state, seen, "exhausted", "tries_spent")
+    wait = max(backoff_ms(policy, task.tries, seen.jitter_ppm), state.retry_after_ms or 0)
+    return _unless_spent(state, seen, error, wait, worth)
+
+
+def _unless_spent(state: Undecided, seen: Seen, reason: str, wait_ms: int, rule: str) -> tuple[e.Event, ...]:
+    """Schedule the next attempt on this step, unless the task's attempts are spent."""
+    task = state.task
+    if _attempts_spent(task):
+        return _end(state, seen, "exhausted", state.outcome.error_type or "worker_died", "attempts_spent")
+    decision = made("retry", reason, rule, task.submitted.policy, state.outcome, seen)
+    return (
+        e.RetryScheduled(
+            next_attempt=task.attempts + 1,
+            step=task.step,
+            tier=task.at.tier,
+            wait_ms=wait_ms,
+            not_before_ms=seen.at_ms + wait_ms,
+            **decision,
+        ),
+    )
+
+
+def _onwards(state: Undecided, seen: Seen, otherwise: EndKind, rule: str) -> tuple[e.Event, ...]:
+    """Go to the next step; where there is none, end."""
+    task = state.task
+    error = state.outcome.error_type or "other"
+    to_step = task.next_step
+    if to_step is None:
+        return _end(state, seen, otherwise, error, rule)
+    if _attempts_spent(task):
+        return _end(state, seen, "exhausted", error, "attempts_spent")
+    decision = made("fallback", error, rule, task.submitted.policy, state.outcome, seen)
+    return (
+        e.FallbackSelected(
+            purpose=task.purpose,
+            from_step=task.step,
+            to_step=to_step,
+            from_tier=task.at.tier,
+            to_tier=task.steps[to_step - 1].tier,
+            **decision,
+        ),
+    )
+
+
+def _end(state: Undecided, seen: Seen, kind: EndKind, error: ErrorType, rule: str) -> tuple[e.Event, ...]:
+    """End what failed: a judge's failure is an errored validation, an escalation's leaves the earlier answer."""
+    task, submitted = state.task, state.task.submitted
+    if task.purpose == "validate":
+        inside = submitted.kind == "generation"
+        errored = e.ValidationErrored(
+            judged_task_id=submitted.judged_task_id,
+            judged_attempt=(task.answer.attempt if task.answer else None) if inside else submitted.judged_attempt,
+            judge_attempt=state.outcome.attempt,
+            error_type=error,
+        )
+        after = evolve(state, errored)
+        return (errored, *choose(after, seen)) if isinstance(after, Undecided) else (errored,)
+    if task.answer is not None:
+        return (_succeeded(state, seen, error, rule, accepted=False),)
+    return (_task_failed(state, seen, kind, error, rule),)
+
+
+def _judged(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
+    """Accept, escalate or end; an errored validation is never a pass."""
+    task, outcome = state.task, state.outcome
+    if task.submitted.kind == "validation":
+        if outcome.event != "validation.errored":
+            return (_succeeded(state, seen, "judged", "judged", accepted=state.passed),)
+        error = outcome.error_type or "other"
+        ends = error_class(error, task.submitted.policy) in (ErrorClass.END, ErrorClass.FALLBACK)
+        return (_task_failed(state, seen, "fail_fast" if ends else "exhausted", error, "no_verdict"),)
+    if state.passed:
+        return (_succeeded(state, seen, "judged", "passed", accepted=True),)
+    rung = None if task.answer is None else _next_rung(task, task.answer)
+    if task.answer is None or rung is None or not state.escalate or _attempts_spent(task):
+        rule = "ladder_ended" if state.escalate else "not_escalated"
+        return (_succeeded(state, seen, "judged", rule, accepted=False),)
+    return (_escalated(state, seen, task.answer, rung),)
+
+
+def _escalated(state: Undecided, seen: Seen, answer: Given, rung: int) -> e.EscalationSelected:
+    submitted = state.task.submitted
+    steps = submitted.route + submitted.ladder
+    decision = made("escalate", state.outcome.event, "next_rung", submitted.policy, state.outcome, seen)
+    return e.EscalationSelected(
+        from_step=answer.step,
+        to_step=rung,
+        from_tier=steps[answer.step - 1].tier,
+        to_tier=steps[rung - 1].tier,
+        judged_attempt=answer.attempt,
+        judge_attempt=state.outcome.attempt,
+        **decision,
+    )
+
+
+def _next_rung(task: Task, answer: Given) -> int | None:
+    """Return the step above the one that answered: the rung after its own tier's, else the lowest."""
+    submitted = task.submitted
+    here = (submitted.route + submitted.ladder)[answer.step - 1].tier
+    tiers = [step.tier for step in submitted.ladder]
+    above = tiers.index(here) + 1 if here in tiers else 0
+    return len(submitted.route) + above + 1 if above < len(tiers) else None
+
+
+def _attempts_spent(task: Task) -> bool:
+    return task.attempts >= task.submitted.limits.attempts
+
+
+def _succeeded(state: Undecided, seen: Seen, reason: str, rule: str, *, accepted: bool | None) -> e.TaskSucceeded:
+    """End with the newest answer; a validation's is its judge's, or none where a person judged."""
+    task, submitted = state.task, state.task.submitted
+    decision = made("succeed", reason, rule, submitted.policy, state.outcome, seen)
+    if task.answer is None:
+        return e.TaskSucceeded(tier=task.at.tier, attempt=state.outcome.attempt, accepted=accepted, **decision)
+    tier = (submitted.route + submitted.ladder)[task.answer.step - 1].tier
+    return e.TaskSucceeded(tier=tier, attempt=task.answer.attempt, accepted=accepted, **decision)
+
+
+def _task_failed(state: Undecided, seen: Seen, kind: EndKind, error: ErrorType, rule: str) -> e.TaskFailed:
+    decision = made(kind, error, rule, state.task.submitted.policy, state.outcome, seen)
+    return e.TaskFailed(tier=state.task.at.tier, attempt=state.outcome.attempt, error_type=error, **decision)

@@ -1,0 +1,182 @@
+"""``decide``: the rules. Pure and idempotent; the folded state and the command are all it reads.
+
+The rules have a version, kept in every decision's ``inputs``. A change of what is decided is a new version beside the
+old one, which stays, with golden histories, so that old decisions can be asked again.
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from ledger import commands as c
+from ledger import events as e
+from ledger.choices import choose, made
+from ledger.errors import CommandRefused
+from ledger.evolve import fold
+from ledger.parts import Outcome
+from ledger.state import Absent, Ended, Held, Running, State, Task, Undecided, Waiting
+
+__all__ = ["DECIDER", "DECIDERS", "decide"]
+
+DECIDER: Final = 1
+"""The version of the rules that new decisions are made by."""
+DECIDERS: Final = frozenset({1})
+"""Every version that this program can ask again."""
+
+
+def decide(state: State, command: c.Command) -> tuple[e.Event, ...]:
+    """Return the events that a command leads to; () when it has been obeyed already.
+
+    Raises:
+        CommandRefused: the state does not allow the command, or no such rules are known.
+    """
+    if not isinstance(command, c.Start) and command.seen.decider not in DECIDERS:
+        raise CommandRefused("bad_inputs", f"rules of version {command.seen.decider} are unknown to this program")
+    match command:
+        case c.Submit():
+            return _submit(state, command)
+        case c.Start():
+            return _start(state, command)
+        case c.Record():
+            return _record(state, command)
+        case c.Orphan():
+            return _orphan(state, command)
+        case c.Settle():
+            return _settle(state, command)
+        case c.Choose():
+            return _then(state, (), command.seen)
+        case c.Release():
+            return _release(state, command)
+        case c.Cancel():
+            return _cancel(state, command)
+        case _:
+            assert_never(command)
+
+
+def _submit(state: State, command: c.Submit) -> tuple[e.Event, ...]:
+    request = command.request
+    steps = request.judge if request.kind == "validation" else request.route
+    if not steps or steps[0].tier != request.tier:
+        raise CommandRefused("off_route", f"a task for {request.tier} needs a route that begins there")
+    if not isinstance(state, Absent):
+        submitted = state.task.submitted
+        if request == e.TaskRequest(**{name: getattr(submitted, name) for name in e.TaskRequest.model_fields}):
+            return ()
+        raise CommandRefused("exists", "this stream already holds another task")
+    fields = {name: getattr(request, name) for name in e.TaskRequest.model_fields}
+    decision = made("route", request.why.kind, "submitted", request.policy, None, command.seen)
+    return (e.TaskSubmitted(**fields, **decision),)
+
+
+def _start(state: State, command: c.Start) -> tuple[e.Event, ...]:
+    started = command.started
+    task = _task(state)
+    if isinstance(state, Running) and state.started == started:
+        return ()
+    if isinstance(state, Running):
+        raise CommandRefused("running_elsewhere", f"attempt {state.started.attempt} is in flight")
+    if isinstance(state, Ended | Held):
+        raise CommandRefused("ended" if isinstance(state, Ended) else "held", "no attempt may start now")
+    if isinstance(state, Waiting) and not state.due(command.at_ms):
+        raise CommandRefused("not_due", f"the next attempt starts at {state.not_before_ms}, now is {command.at_ms}")
+    step = task.at
+    expected = (task.attempts + 1, task.purpose, task.step, step.tier, step.provider, step.model)
+    actual = (
+        started.attempt,
+        started.purpose,
+        started.step,
+        started.tier,
+        started.provider,
+        started.request_model,
+    )
+    if isinstance(state, Undecided) or expected != actual:
+        raise CommandRefused("off_route", f"the state calls for attempt {expected}, the command has {actual}")
+    if started.fence != (task.fence if started.worker == task.worker else task.fence + 1):
+        raise CommandRefused("fence_lost", f"fence {started.fence} does not follow {task.fence}")
+    return (started,)
+
+
+def _record(state: State, command: c.Record) -> tuple[e.Event, ...]:
+    outcome = command.outcome
+    task = _task(state)
+    if not isinstance(state, Running) or state.started.attempt != outcome.attempt:
+        loose = task.loose_end(outcome.attempt)
+        if loose is not None and loose.orphaned:
+            return _settle(state, c.Settle(_late(outcome), command.seen))
+        if 1 <= outcome.attempt <= task.attempts:
+            return ()
+        raise CommandRefused("off_route", f"attempt {outcome.attempt} was never started")
+    if command.fence != task.fence:
+        raise CommandRefused("fence_lost", f"fence {command.fence} is over, {task.fence} holds")
+    facts = (outcome,) if command.verdict is None else (outcome, command.verdict)
+    return _then(state, facts, command.seen)
+
+
+def _orphan(state: State, command: c.Orphan) -> tuple[e.Event, ...]:
+    task = _task(state)
+    if isinstance(state, Running) and state.started.attempt == command.orphaned.attempt:
+        return _then(state, (command.orphaned,), command.seen)
+    if 1 <= command.orphaned.attempt <= task.attempts:
+        return ()
+    raise CommandRefused("off_route", f"attempt {command.orphaned.attempt} was never started")
+
+
+def _settle(state: State, command: c.Settle) -> tuple[e.Event, ...]:
+    """Append the account of a loose attempt; one that has been settled, or never was loose, needs none."""
+    if _task(state).loose_end(command.settled.attempt) is None:
+        return ()
+    return _then(state, (command.settled,), command.seen)
+
+
+def _release(state: State, command: c.Release) -> tuple[e.Event, ...]:
+    task = _task(state)
+    if not isinstance(state, Held):
+        return ()
+    decision = made("release", "person", "released", task.submitted.policy, None, command.seen)
+    return (e.TaskReleased(tier=task.at.tier, **decision),)
+
+
+def _cancel(state: State, command: c.Cancel) -> tuple[e.Event, ...]:
+    """End the task; an attempt in flight is orphaned first, so that its money is not forgotten."""
+    task = _task(state)
+    if isinstance(state, Ended):
+        return ()
+    facts: tuple[e.Event, ...] = ()
+    if isinstance(state, Running):
+        started = state.started
+        facts = (
+            e.AttemptOrphaned(
+                attempt=started.attempt,
+                cause="cancelled",
+                exposure_nano_usd=started.upper_bound_nano_usd,
+            ),
+        )
+    decision = made("cancel", "requested", "cancelled", task.submitted.policy, None, command.seen)
+    return (*facts, e.TaskCancelled(tier=task.at.tier, **decision))
+
+
+def _then(state: State, facts: tuple[e.Event, ...], seen: c.Seen) -> tuple[e.Event, ...]:
+    """Return the facts and everything they lead to."""
+    after = fold(facts, state)
+    if not isinstance(after, Undecided):
+        return facts
+    return (*facts, *choose(after, seen))
+
+
+def _task(state: State) -> Task:
+    if isinstance(state, Absent):
+        raise CommandRefused("unknown_task", "this stream holds no task")
+    return state.task
+
+
+def _late(outcome: e.AttemptSucceeded | e.AttemptFailed) -> e.AttemptSettled:
+    """Say the same of an attempt that was given up in the meantime."""
+    fields = {name: getattr(outcome, name) for name in Outcome.model_fields}
+    match outcome:
+        case e.AttemptSucceeded():
+            end = {"outcome": "succeeded", "error_type": None, "status_code": None, "message_digest": None}
+        case e.AttemptFailed():
+            end = {"outcome": "failed"} | {
+                name: getattr(outcome, name) for name in ("error_type", "status_code", "message_digest")
+            }
+    return e.AttemptSettled.model_validate({**fields, **end, "via": "late"})

@@ -1,0 +1,128 @@
+r"""The envelope of a stored event, and the recipe of its hash.
+
+``hash = SHA-256(tag | prev_hash | fields | SHA-256(data))`` where ``tag`` is ``dispatch-ledger event 1\n``, the first
+``prev_hash`` of a stream is 32 zero bytes, and ``fields`` are event_id, task_id, version, type, schema_version,
+recorded_at_ms, actor and fence in this order, each as UTF-8 text (integers in decimal) behind its length in bytes as
+four bytes, big-endian. The position is given at insert and is covered by anchors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ledger.events import Event
+from ledger.upcasting import decode
+
+__all__ = ["FIRST_PREV_HASH", "Append", "NewEvent", "Payload", "Recorded", "Stream", "event_hash", "seal"]
+
+TAG: Final = b"dispatch-ledger event 1\n"
+FIRST_PREV_HASH: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that wants to be appended; its id is made by the client, so that a repeated append is recognised."""
+
+    event_id: str
+    event: Event
+    actor: str
+    """``worker:<uuid>``, ``person`` or ``system``; never the name of a host or a user."""
+    fence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A text that can be erased; events hold only its digest under the salt."""
+
+    slot: str
+    salt: bytes
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Events for one stream, all or none, with what has to be durable together with them."""
+
+    task_id: str
+    expected_version: int
+    """The version of the stream's newest event as the caller knows it; 0 for a new stream."""
+    events: tuple[NewEvent, ...]
+    payloads: tuple[Payload, ...] = ()
+    key_digest: bytes | None = None
+    """Names this task under a key of the ledger; unique."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A stored event, exactly as it stands."""
+
+    position: int
+    event_id: str
+    task_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at_ms: int
+    actor: str
+    fence: int
+    data: str
+    prev_hash: bytes
+    hash: bytes
+
+    def event(self) -> Event:
+        """Return today's event.
+
+        Raises:
+            EventInvalid: the bytes are none.
+        """
+        return decode(self.type, self.schema_version, self.data)
+
+    def computed_hash(self) -> bytes:
+        """Return the hash that these fields should have."""
+        return event_hash(
+            self.prev_hash,
+            (
+                self.event_id,
+                self.task_id,
+                self.version,
+                self.type,
+                self.schema_version,
+                self.recorded_at_ms,
+                self.actor,
+                self.fence,
+            ),
+            self.data.encode(),
+        )
+
+
+Stream = tuple[Recorded, ...]
+"""A task's events in the order of their versions; () where there is no such task."""
+
+
+def event_hash(prev_hash: bytes, fields: Sequence[str | int], data: bytes) -> bytes:
+    """Return the hash of one event; ``fields`` are the eight of the recipe, in its order."""
+    parts = [TAG, prev_hash]
+    for field in fields:
+        encoded = str(field).encode()
+        parts += (len(encoded).to_bytes(4, "big"), encoded)
+    parts.append(hashlib.sha256(data).digest())
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def seal(new: NewEvent, *, task_id: str, version: int, recorded_at_ms: int, prev_hash: bytes) -> Recorded:
+    """Give a new event its place and its hash; the position (0 here) comes from the store."""
+    event, data = new.event, new.event.data()
+    fields = (
+        new.event_id,
+        task_id,
+        version,
+        event.TYPE,
+        event.SCHEMA_VERSION,
+        recorded_at_ms,
+        new.actor,
+        new.fence,
+    )
+    return Recorded(0, *fields, data.decode(), prev_hash, event_hash(prev_hash, fields, data))

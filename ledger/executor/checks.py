@@ -1,0 +1,101 @@
+"""Checking what a caller asks, before anything is written: the field, its shape, what was expected."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ledger.errors import RequestRefused
+from ledger.executor.requests import Request
+
+__all__ = ["checked"]
+
+MIB = 1024 * 1024
+TEXT_MIB_MAX = 32
+TOKENS_MAX = 10_000_000
+RETRIES_MAX = 100
+KEY_CHARACTERS_MAX = 512
+LABELS_MAX = 64
+LABEL_CHARACTERS_MAX = 256
+TIMEOUT_S_MAX = 86_400
+
+
+def checked(request: Request) -> Request:
+    """Return the request as it came.
+
+    Raises:
+        RequestRefused: a field that no task can be made of.
+    """
+    _text("prompt", request.prompt)
+    if request.system is not None:
+        _text("system", request.system)
+    if request.judged is not None:
+        _text("output", request.judged.output)
+    if request.max_tokens is not None:
+        _whole("max_tokens", request.max_tokens, 1, TOKENS_MAX)
+    if request.retry_count is not None:
+        _whole("retry_count", request.retry_count, 0, RETRIES_MAX)
+    if request.timeout_s is not None:
+        _seconds("timeout_s", request.timeout_s)
+    if request.key is not None:
+        _short("idempotency_key", request.key, KEY_CHARACTERS_MAX)
+    _labels(request.labels)
+    return request
+
+
+def _text(field: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise RequestRefused(f"{field} is {type(value).__name__}, expected text", field=field)
+    if not value:
+        raise RequestRefused(f"{field} is empty, expected at least one character", field=field)
+    size = _encoded(field, value)
+    if size > TEXT_MIB_MAX * MIB:
+        raise RequestRefused(
+            f"{field} has {size / MIB:.1f} MiB, at most {TEXT_MIB_MAX} MiB can be kept; shorten it", field=field
+        )
+
+
+def _encoded(field: str, value: str) -> int:
+    """Return the size in UTF-8."""
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError as error:
+        raise RequestRefused(
+            f"{field} has a lone surrogate (U+{ord(value[error.start]):04X}) at character {error.start}, "
+            "which no UTF-8 text can hold; replace it",
+            field=field,
+        ) from error
+
+
+def _whole(field: str, value: Any, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RequestRefused(
+            f"{field} is {type(value).__name__}, expected a whole number from {least} to {most}", field=field
+        )
+    if not least <= value <= most:
+        shown = value if abs(value) < 10**18 else f"a number of {value.bit_length()} bits"
+        raise RequestRefused(f"{field} is {shown}, expected a whole number from {least} to {most}", field=field)
+
+
+def _seconds(field: str, value: Any) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not 0 < value <= TIMEOUT_S_MAX:
+        raise RequestRefused(f"{field} is {value!r}, expected seconds above 0 and up to {TIMEOUT_S_MAX}", field=field)
+
+
+def _short(field: str, value: Any, most: int) -> None:
+    if not isinstance(value, str):
+        raise RequestRefused(f"{field} is {type(value).__name__}, expected text", field=field)
+    _encoded(field, value)
+    if not 1 <= len(value) <= most:
+        raise RequestRefused(f"{field} has {len(value)} characters, expected 1 to {most}", field=field)
+
+
+def _labels(labels: Any) -> None:
+    if not hasattr(labels, "items"):
+        raise RequestRefused(f"labels is {type(labels).__name__}, expected names with texts", field="labels")
+    if len(labels) > LABELS_MAX:
+        raise RequestRefused(f"labels has {len(labels)} entries, at most {LABELS_MAX} are kept", field="labels")
+    for name, value in labels.items():
+        _short("labels: a name", name, LABEL_CHARACTERS_MAX)
+        _short(f"labels[{name!r}]", value, LABEL_CHARACTERS_MAX)

@@ -1,0 +1,171 @@
+"""A task's result, read from its events and texts alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+from clients.base import ExecutionResult, Usage
+from ledger import events as e
+from ledger.envelope import Stream
+from ledger.evolve import evolve
+from ledger.parts import Outcome
+from ledger.state import INITIAL, Absent, Ended, Held, Ready, Running, State, Task, Undecided, Waiting
+from ledger.store.protocol import Store
+
+__all__ = ["Money", "Story", "result_of", "tell", "verdict_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What attempts cost: the known part, and how many are unknown."""
+
+    known_nano_usd: int
+    unknown_attempts: int
+
+    @property
+    def cost_nano_usd(self) -> int | None:
+        """The sum; None if any part is unknown."""
+        return None if self.unknown_attempts else self.known_nano_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A stream taken apart: its state, its attempts and how they ended."""
+
+    task_id: str
+    state: State
+    task: Task
+    started: dict[int, e.AttemptStarted]
+    outcomes: dict[int, Outcome]
+
+    @property
+    def answering(self) -> int | None:
+        """The attempt whose answer is the task's."""
+        end = self.state.end if isinstance(self.state, Ended) else None
+        return end.attempt if isinstance(end, e.TaskSucceeded) else None
+
+    @property
+    def state_name(self) -> str:
+        """The task's state in the words of the ``tasks`` table."""
+        match self.state:
+            case Ended(end=e.TaskSucceeded()):
+                return "succeeded"
+            case Ended(end=e.TaskFailed()):
+                return "failed"
+            case Ended():
+                return "cancelled"
+            case Waiting() | Held():
+                return "waiting"
+            case Running() | Undecided():
+                return "running"
+            case Ready() | Absent():
+                return "pending"
+
+    def money(self, after_attempt: int = 0) -> Money:
+        """Sum the attempts numbered above ``after_attempt``."""
+        mine = [self.outcomes.get(number) for number in self.started if number > after_attempt]
+        costs = [None if outcome is None else outcome.cost_nano_usd for outcome in mine]
+        return Money(sum(cost for cost in costs if cost is not None), costs.count(None))
+
+
+def tell(task_id: str, stream: Stream) -> Story | None:
+    """Take a stream apart; None where it holds no task."""
+    state: State = INITIAL
+    started: dict[int, e.AttemptStarted] = {}
+    outcomes: dict[int, Outcome] = {}
+    for recorded in stream:
+        event = recorded.event()
+        state = evolve(state, event)
+        if isinstance(event, e.AttemptStarted):
+            started[event.attempt] = event
+        elif isinstance(event, Outcome):
+            outcomes[event.attempt] = event
+    return None if isinstance(state, Absent) else Story(task_id, state, state.task, started, outcomes)
+
+
+async def result_of(store: Store, story: Story) -> ExecutionResult:
+    """Put together what ``execute`` gives.
+
+    Tier and model are the last attempt's, figures the answering (else last) one's, attempts and cost the whole task's.
+    """
+    last = max(story.started, default=None)
+    shown = story.answering or last
+    outcome = story.outcomes.get(shown) if shown else None
+    begun = story.started.get(last) if last else None
+    success = story.answering is not None
+    step = story.task.at
+    return ExecutionResult(
+        model=begun.request_model if begun else step.model,
+        response=await _text(store, story.task_id, f"response/{shown}") or "" if success else "",
+        latency_ms=(outcome and outcome.latency_ms) or 0,
+        success=success,
+        error=None if success else await _error(store, story),
+        error_type=None if success else _error_type(story),
+        task_id=story.task_id,
+        tier=begun.tier if begun else step.tier,
+        attempts=len(story.started),
+        cost_nano_usd=story.money().cost_nano_usd,
+        **_figures(outcome),
+    )
+
+
+def _figures(outcome: Outcome | None) -> dict[str, object]:
+    if outcome is None:
+        return {}
+    usage = tuple(Usage.model_validate(row.model_dump()) for row in outcome.usage)
+    inputs = [row.tokens_input for row in usage]
+    outputs = [row.output_tokens for row in usage]
+    return {
+        "usage": usage,
+        "tokens_input": None if not usage or None in inputs else sum(count or 0 for count in inputs),
+        "tokens_output": None if not usage or None in outputs else sum(count or 0 for count in outputs),
+        "usage_source": outcome.usage_source,
+        "finish_reason": outcome.finish_reason,
+        "request_id": outcome.request_id,
+        "served_model": outcome.served_model,
+        "ttft_ms": outcome.ttft_ms,
+        "raw_usage": outcome.raw_usage,
+        "provider_requests": outcome.provider_requests,
+        "status_code": getattr(outcome, "status_code", None),
+    }
+
+
+def _error_type(story: Story) -> str | None:
+    if isinstance(story.state, Ended):
+        end = story.state.end
+        return end.error_type if isinstance(end, e.TaskFailed) else "cancelled"
+    last = story.outcomes.get(max(story.started, default=0))
+    return getattr(last, "error_type", None)
+
+
+async def _error(store: Store, story: Story) -> str:
+    """Say what happened, in the words of the last attempt that has some."""
+    if isinstance(story.state, Held):
+        return f"task {story.task_id} waits for a person: what its last attempt did is unknown"
+    for number in sorted(story.outcomes, reverse=True):
+        message = await _text(store, story.task_id, f"message/{number}")
+        if message:
+            return message
+    return f"the task ended without an answer: {_error_type(story) or 'not finished'}"
+
+
+async def verdict_of(store: Store, story: Story, stream: Stream) -> dict[str, object] | None:
+    """Return the newest verdict as users see it; None where there is none."""
+    for recorded in reversed(stream):
+        event = recorded.event()
+        if isinstance(event, e.ValidationPassed | e.ValidationFailed):
+            issues = await _text(store, story.task_id, f"issues/{event.judge_attempt}")
+            return {
+                "pass": isinstance(event, e.ValidationPassed),
+                "issues": orjson.loads(issues) if issues else [],
+                "confidence": event.confidence_thousandths / 1000,
+                "escalate": event.escalate,
+            }
+    return None
+
+
+async def _text(store: Store, task_id: str, slot: str) -> str | None:
+    payload = await store.payload(task_id, slot)
+    return None if payload is None else payload.content.decode()

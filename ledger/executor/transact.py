@@ -1,0 +1,85 @@
+"""Load, decide, append; on a version conflict load and decide again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from ledger.commands import Command, Seen
+from ledger.dispatch import decide
+from ledger.envelope import Append, NewEvent, Payload, Stream
+from ledger.errors import VersionConflict
+from ledger.events import Event
+from ledger.evolve import fold
+from ledger.executor.ports import Ports
+from ledger.policy import Policy
+from ledger.state import State
+from ledger.store.protocol import Store
+
+__all__ = ["Desk", "state_of", "unbroken"]
+
+CLEAN_UP_S: Final = 10.0
+"""How long a cancelled caller is kept waiting for the ledger."""
+
+T = TypeVar("T")
+
+
+def state_of(stream: Stream) -> State:
+    """Fold a stored stream."""
+    return fold(recorded.event() for recorded in stream)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where one worker decides: its ledger, its ports, its name."""
+
+    store: Store
+    ports: Ports
+    worker: str
+    """``worker:<uuid>``."""
+
+    def seen(self, policy: Policy) -> Seen:
+        """Look at the clock and draw the jitter."""
+        return Seen(at_ms=self.ports.now_ms(), jitter_ppm=self.ports.draw_ppm(policy.jitter_ppm))
+
+    def sealed(
+        self,
+        task_id: str,
+        version: int,
+        events: Iterable[Event],
+        *,
+        fence: int,
+        payloads: Sequence[Payload] = (),
+        key: bytes | None = None,
+    ) -> Append:
+        """Put events into an append of this worker's, with ids that make repeating it harmless."""
+        new = tuple(NewEvent(self.ports.new_id(), event, self.worker, fence) for event in events)
+        return Append(task_id, version, new, tuple(payloads), key)
+
+    async def transact(
+        self, task_id: str, command: Command, *, fence: int = 0, payloads: Sequence[Payload] = ()
+    ) -> Stream:
+        """Append what the command leads to; return the stream as it stands."""
+        while True:
+            stream = await self.store.read(task_id)
+            events = decide(state_of(stream), command)
+            if not events:
+                return stream
+            try:
+                return await self.store.append(
+                    self.sealed(task_id, len(stream), events, fence=fence, payloads=payloads)
+                )
+            except VersionConflict:
+                continue
+
+
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end even if the caller is cancelled meanwhile (within a bound), then let the cancellation go on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=CLEAN_UP_S)
+        raise

@@ -1,0 +1,131 @@
+"""What every store does, whatever stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ledger.envelope import Append, Payload, Recorded, Stream
+from ledger.errors import DispatchError
+
+__all__ = ["KeyTaken", "Problem", "Projected", "Store", "TaskQuery"]
+
+
+class KeyTaken(DispatchError):
+    """The key of an append names a task already.
+
+    Attributes:
+        task_id: the task that it names.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"the key names task {task_id} already")
+        self.task_id = task_id
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A finding of ``verify`` or ``db check``."""
+
+    kind: str
+    task_id: str | None
+    version: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """The projections' rows of one task; each row is a mapping from column to value."""
+
+    tasks: tuple[Mapping[str, Any], ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    """By attempt."""
+    decisions: tuple[Mapping[str, Any], ...] = ()
+    """By version."""
+    validations: tuple[Mapping[str, Any], ...] = ()
+    """By version."""
+    task_labels: tuple[Mapping[str, Any], ...] = ()
+    """By key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuery:
+    """Which rows of ``tasks``; newest first (created_at_ms, then task_id, both descending)."""
+
+    state: str | None = None
+    tier: str | None = None
+    """The tier asked for."""
+    since_ms: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    limit: int = 100
+    after: tuple[int, str] | None = None
+    """The (created_at_ms, task_id) of the last row of the page before."""
+
+
+class Store(Protocol):
+    """Streams of events with their payloads, keys and projections."""
+
+    async def append(self, append: Append) -> Stream:
+        """Append all events or none, durably, with their payloads, key and projections; return the whole stream.
+
+        Repeating an append whose events are already there, with the same ids and content, succeeds and writes nothing.
+
+        Raises:
+            VersionConflict: the stream is not at ``expected_version``.
+            KeyTaken: the key names a task already.
+            LedgerError: the ledger cannot be used; nothing was written.
+        """
+        ...
+
+    async def read(self, task_id: str) -> Stream:
+        """Return the stream, () if there is none."""
+        ...
+
+    async def payload(self, task_id: str, slot: str) -> Payload | None:
+        """Return one text of a task, None if it was never there or is erased."""
+        ...
+
+    async def payloads(self, task_id: str) -> tuple[Payload, ...]:
+        """Return all texts of a task, by slot."""
+        ...
+
+    async def task_of_key(self, key_digest: bytes) -> str | None:
+        """Return the task that a key names."""
+        ...
+
+    async def key_salt(self) -> bytes:
+        """Return the salt under which this ledger's keys are hashed."""
+        ...
+
+    async def page(self, after_position: int, limit: int) -> Sequence[Recorded]:
+        """Return events by position, from the one after ``after_position``."""
+        ...
+
+    async def streams(self, after: tuple[str, int], limit: int) -> Sequence[Recorded]:
+        """Return events by (task_id, version), from the one after ``after``; ("", 0) begins."""
+        ...
+
+    async def find(self, part: str) -> Sequence[str]:
+        """Return at most two ids of tasks that begin or end with ``part``, to tell unique from not."""
+        ...
+
+    async def tasks(self, query: TaskQuery) -> Sequence[Mapping[str, Any]]:
+        """Return rows of ``tasks``."""
+        ...
+
+    async def projected(self, task_id: str) -> Projected:
+        """Return the projections' rows of one task."""
+        ...
+
+    async def projected_task_ids(self, after: str, limit: int) -> Sequence[str]:
+        """Return the ids that any projection names, sorted, from the one after ``after``."""
+        ...
+
+    async def check(self) -> Sequence[Problem]:
+        """Return what is wrong with the guards and the schema; () when they stand as they were made."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything; appends under way are finished first, within a bound."""
+        ...

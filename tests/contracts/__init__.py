@@ -1,0 +1,1 @@
+"""One behavioural suite for each port, which every implementation passes."""
