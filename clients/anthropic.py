@@ -7,12 +7,12 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from clients.anthropic_answers import Received, read_answer
 from clients.anthropic_errors import Failure, read_exception
 from clients.anthropic_sdk import ModelDeprecated, build, load, warn_if_deprecated
-from clients.base import ErrorType, ExecutionResult, ModelClient, OnText, PromptPrefix
+from clients.base import ExecutionResult, ModelClient, OnText, PromptPrefix
 from clients.errors import ClientUnready, PromptRefused
 from clients.judging import VerdictInvalid, failed_verdict, judge_request, read_verdict
 from clients.prompts import check_texts
@@ -79,11 +79,11 @@ class AnthropicClient(ModelClient):
         try:
             sdk = await self._ready()
         except ClientUnready as error:
-            error_type = cast("ErrorType", error.error_type)  # typed as text, checked again by the result
-            failure = Failure(error_type, str(error), usage_source="not_billed", provider_requests=0)
+            failure = Failure(error.error_type, str(error), usage_source="not_billed", provider_requests=0)
             return self._failed(failure, latency_ms=0)
         sent_at = time.monotonic()
-        outcome = await self._send(sdk, _body(prompt, max_tokens, system, schema), timeout_s or TIMEOUT_S_DEFAULT)
+        limit_s = TIMEOUT_S_DEFAULT if timeout_s is None else timeout_s
+        outcome = await self._send(sdk, _body(prompt, max_tokens, system, schema), limit_s)
         latency_ms = int((time.monotonic() - sent_at) * 1000)
         if isinstance(outcome, Failure):
             return self._failed(outcome, latency_ms)

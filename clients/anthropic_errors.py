@@ -183,7 +183,8 @@ def read_exception(error: Exception) -> Failure:
         case TimeoutError() | httpx2.TimeoutException():
             return Failure("timeout", "Anthropic did not answer in time; the call may have been billed")
         case httpx2.TransportError():
-            return Failure("connection", f"the connection to Anthropic was lost ({_name(cause)}); it may have billed")
+            lost = f"the connection to Anthropic was lost ({_name(cause)}); the call may have been billed"
+            return Failure("connection", lost)
         case httpx2.DecodingError() | anthropic.APIResponseValidationError():
             return Failure("api_error", f"Anthropic's answer could not be read ({_name(cause)})")
         case anthropic.APIConnectionError() | None:

@@ -166,3 +166,4 @@ class ModelClient(Protocol):
 
     async def aclose(self) -> None:
         """Release connections and processes."""
+        return None  # noqa: RET501 - a body, so that a client with nothing to close may leave it out

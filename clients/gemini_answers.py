@@ -28,7 +28,9 @@ ENDS: Mapping[str, Failure] = {
         finish_reason="max_tokens",
     ),
     "SAFETY_BLOCKED": Failure("content_refused", "Gemini blocked the answer for safety", finish_reason="refusal"),
-    "RECITATION_BLOCKED": Failure("content_refused", "Gemini blocked the answer as recitation", finish_reason="refusal"),
+    "RECITATION_BLOCKED": Failure(
+        "content_refused", "Gemini blocked the answer as recitation", finish_reason="refusal"
+    ),
     "OTHER_BLOCKED": Failure("content_refused", "Gemini blocked the answer by a policy", finish_reason="refusal"),
 }
 UNFINISHED = "NO_FINISH_REASON"
@@ -53,6 +55,7 @@ class _Report:
     error: str | None = None
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     complete: bool = False
+    counted: bool = False
 
     @property
     def served_model(self) -> str | None:
@@ -67,9 +70,9 @@ class _Report:
 
     @property
     def requests(self) -> int | None:
-        """The requests that were made; 0 when the CLI lists no model in a complete report."""
+        """The requests that were made; 0 when the CLI gives statistics and no model in them."""
         if not self.models:
-            return 0 if self.complete else None
+            return 0 if self.counted else None
         counts = [_count(_api(stats).get("totalRequests")) for stats in self.models.values()]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
@@ -80,23 +83,21 @@ def read_ended(asked: Asked, ended: Ended) -> ExecutionResult:
     report = _read_report(ended.stdout)
     usage = tuple(_usage(name, stats) for name, stats in report.models.items())
     failure = _failure(asked, ended, report)
-    known = [row for row in usage if row.tokens_input is not None and row.output_tokens is not None]
-    tokens_input = sum(row.tokens_input or 0 for row in known)
-    tokens_output = sum(row.output_tokens or 0 for row in known)
-    all_known = bool(known) and len(known) == len(usage)
+    source = _usage_source(failure, report, usage)
+    tokens_output = sum(row.output_tokens or 0 for row in usage)
     return ExecutionResult(
         model=asked.model,
         response="" if failure else report.response,
-        tokens_input=tokens_input if all_known else None,
-        tokens_output=tokens_output if all_known else None,
+        tokens_input=sum(row.tokens_input or 0 for row in usage) if source == "provider" else None,
+        tokens_output=tokens_output if source == "provider" else None,
         latency_ms=ended.latency_ms,
         success=failure is None,
         error=_shown(failure.message, asked.secret) if failure else None,
-        usage=usage if known else (),
+        usage=usage if any(map(_is_known, usage)) else (),
         finish_reason=_finish_reason(failure, tokens_output, asked.max_tokens),
         served_model=report.served_model,
         error_type=failure.error_type if failure else None,
-        usage_source=_usage_source(failure, report, all_known=all_known),
+        usage_source=source,
         status_code=failure.status_code if failure else None,
         retry_after_ms=failure.retry_after_ms if failure else None,
         raw_usage=json.dumps(report.models, separators=(",", ":")) if report.models else None,
@@ -143,16 +144,23 @@ def _judge(asked: Asked, report: _Report) -> Failure | None:
         return Failure("api_error", f"Gemini's answer cannot be used: {report.error}")
     if report.response:
         return None
-    if not report.models and asked.prompt_bytes >= OVERFLOW_BYTES_MIN:
-        why = f"the Gemini CLI holds the prompt of {asked.prompt_bytes:,} bytes too long for the model and sent nothing"
-        return Failure("context_window_exceeded", why, "not_billed", provider_requests=0)
+    if report.requests == 0:
+        why = f"the Gemini CLI sent nothing of the {asked.prompt_bytes:,} bytes"
+        if asked.prompt_bytes < OVERFLOW_BYTES_MIN:
+            return Failure("api_error", why, "not_billed")
+        return Failure("context_window_exceeded", f"{why}: it holds them too many for the model", "not_billed")
     return Failure("api_error", "Gemini answered without text")
 
 
-def _usage_source(failure: Failure | None, report: _Report, *, all_known: bool) -> UsageSource:
-    if not all_known:
+def _usage_source(failure: Failure | None, report: _Report, usage: tuple[Usage, ...]) -> UsageSource:
+    """Say where the counts are from; those of an answer that broke off may still have grown."""
+    if not usage or not all(map(_is_known, usage)):
         return failure.usage_source if failure else "unknown"
     return "stream_partial" if UNFINISHED in report.faults else "provider"
+
+
+def _is_known(row: Usage) -> bool:
+    return row.input_uncached_tokens is not None
 
 
 def _requests(failure: Failure | None, report: _Report) -> int | None:
@@ -174,14 +182,15 @@ def _read_report(stdout: bytes) -> _Report:
         return _Report()
     if not isinstance(said, dict) or not isinstance(said.get("response", ""), str):
         return _Report()
-    models = _mapping(_mapping(said.get("stats")).get("models"))
+    stats = _mapping(said.get("stats"))
     told = said.get("error")
     message = _mapping(told).get("message", told)
     return _Report(
         response=_whole(said.get("response", "")),
         error=None if told is None else str(message),
-        models={_whole(name): _mapping(stats) for name, stats in models.items()},
+        models={_whole(name): _mapping(counts) for name, counts in _mapping(stats.get("models")).items()},
         complete="response" in said,
+        counted="models" in stats,
     )
 
 

@@ -45,17 +45,15 @@ BY_STATUS: Mapping[int, ErrorType] = {
 STATUS_BY_EXIT_CODE = {status % 256: status for status in BY_STATUS}
 """The CLI exits with the HTTP status, of which the system keeps eight bits."""
 
-BY_EXIT_CODE: Mapping[int, Failure] = {
-    code: Failure(error_type, message, "not_billed", provider_requests=0)
-    for code, error_type, message in (
-        (41, "authentication", "the Gemini CLI refused to authenticate; check GEMINI_API_KEY"),
-        (42, "other", "the Gemini CLI did not take the prompt in; on a busy machine its half second may have passed"),
-        (52, "other", "the Gemini CLI refused its settings; another version of it is needed"),
-        (55, "other", "the Gemini CLI does not trust its working folder; another version of it is needed"),
-        (126, "client_missing", "the Gemini CLI cannot be executed; install it anew"),
-        (127, "client_missing", "the Gemini CLI needs Node.js 20 or later on PATH"),
-    )
+NOT_SENT: Mapping[int, tuple[ErrorType, str]] = {
+    41: ("authentication", "the Gemini CLI refused to authenticate; check GEMINI_API_KEY"),
+    42: ("other", "the Gemini CLI did not take the prompt in; on a busy machine its half second may have passed"),
+    52: ("other", "the Gemini CLI refused its settings; another version of it is needed"),
+    55: ("other", "the Gemini CLI does not trust its working folder; another version of it is needed"),
+    126: ("client_missing", "the Gemini CLI cannot be executed; install it anew"),
+    127: ("client_missing", "the Gemini CLI needs Node.js 20 or later on PATH"),
 }
+"""Exit codes that come before any request."""
 TURNS_EXIT_CODE = 53
 
 NETWORK_WORDS = ("fetch failed", "terminated", "socket", "ECONN", "ETIMEDOUT", "EPIPE", "ENOTFOUND", "EAI_AGAIN")
@@ -65,11 +63,19 @@ MID_STREAM = "got status: "
 
 SPECIFIC: tuple[tuple[frozenset[int], re.Pattern[str], ErrorType], ...] = (
     (frozenset({400}), re.compile(r"API key|API_KEY_INVALID", re.IGNORECASE), "authentication"),
-    (frozenset({400}), re.compile(r"token count.*exceeds|maximum number of tokens", re.IGNORECASE), "context_window_exceeded"),
+    (
+        frozenset({400}),
+        re.compile(r"token count.*exceeds|maximum number of tokens", re.IGNORECASE),
+        "context_window_exceeded",
+    ),
     (frozenset({400}), re.compile(r"location is not supported", re.IGNORECASE), "permission"),
     (frozenset({400, 403}), re.compile(r"billing", re.IGNORECASE), "billing"),
     # "check your plan and billing details" is in every 429 and says nothing.
-    (frozenset({429}), re.compile(r"spend(ing)? (limit|cap)|credits? (are|is|were) (deplet|exhaust)", re.IGNORECASE), "billing"),
+    (
+        frozenset({429}),
+        re.compile(r"spend(ing)? (limit|cap)|credits? (are|is|were) (deplet|exhaust)", re.IGNORECASE),
+        "billing",
+    ),
 )
 """What a status means when its message says more than the number does."""
 
@@ -82,8 +88,9 @@ def read_failure(exit_code: int, stderr: str) -> Failure:
     """Say why the CLI ended with this exit code, which is not 0."""
     told = _told(stderr)
     code, message = told.get("code"), str(told.get("message", ""))
-    if exit_code in BY_EXIT_CODE:
-        return BY_EXIT_CODE[exit_code]
+    if exit_code in NOT_SENT:
+        error_type, why = NOT_SENT[exit_code]
+        return Failure(error_type, why, "not_billed", provider_requests=0)
     if exit_code == TURNS_EXIT_CODE:
         why = "Gemini asked for a tool, although it was offered none, instead of answering"
         return Failure("api_error", why, provider_requests=1)

@@ -43,10 +43,14 @@ def private_folder(prompt: str, system: str | None, settings: str, given: Mappin
     """
     root = Path(tempfile.mkdtemp(prefix="dispatch-gemini-"))
     try:
-        home, work, temporary = root / "home", root / "work", root / "tmp"
+        home, temporary = root / "home", root / "tmp"
+        # The CLI looks for an .env from its working folder upwards and obeys the first, wherever that lies and whoever
+        # wrote it; an empty one in the home above the working folder ends the search there.
+        work = home / "work"
         for folder in (home / ".gemini", work, temporary):
             folder.mkdir(parents=True, mode=0o700)
         (home / ".gemini" / "settings.json").write_text(settings)
+        (home / ".gemini" / ".env").touch()
         stdin = root / "prompt.txt"
         stdin.write_bytes(prompt.encode())
         system_file = root / "system.md"

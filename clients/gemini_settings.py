@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["settings_text"]
+__all__ = ["settings_text", "stdin_text"]
 
 LOCKDOWN: Mapping[str, Any] = {
     "admin": {
@@ -57,6 +57,17 @@ EXPANDED = re.compile(r"\$(?=[A-Za-z0-9_{])")
 """A dollar sign that the CLI would take for the beginning of a variable's name."""
 DOLLAR = "${DISPATCH_NO_SUCH_NAME:-$}"
 """How a setting says a plain dollar sign: the default of a variable that is never set."""
+
+AT_SIGNS_MAX = 500
+"""A prompt with more costs the CLI seconds: it looks for a file behind each of them."""
+
+
+def stdin_text(prompt: str) -> str:
+    r"""Write what the CLI reads as the prompt, which ``extraBody`` replaces in the request.
+
+    It is the prompt itself, but for one with very many at signs: written as ``\@`` they stand for no file.
+    """
+    return prompt.replace("@", r"\@") if prompt.count("@") > AT_SIGNS_MAX else prompt
 
 
 def settings_text(prompt: str, system: str | None, max_tokens: int, schema: Mapping[str, Any] | None) -> str:

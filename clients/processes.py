@@ -39,9 +39,7 @@ class Ended:
     latency_ms: int
 
 
-async def run(
-    command: Sequence[str], *, env: Mapping[str, str], work: Path, stdin: Path, timeout_s: float
-) -> Ended:
+async def run(command: Sequence[str], *, env: Mapping[str, str], work: Path, stdin: Path, timeout_s: float) -> Ended:
     """Run a command to its end; nothing of its process group lives on when this returns or raises.
 
     Raises:

@@ -13,13 +13,15 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clients.base import Count, ErrorType, UsageSource
+from clients.base import ErrorType, UsageSource
 
 __all__ = ["FAULTS", "Draw", "Fault", "Outcome", "read_failures", "read_latency_ms", "read_outcomes", "refuse_unknown"]
 
 LATENCY_MS_MAX = 3_600_000
 ERROR_TYPES: tuple[ErrorType, ...] = get_args(ErrorType)
 PASS_CHANCE = 0.9
+
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class Outcome(BaseModel):

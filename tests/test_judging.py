@@ -81,7 +81,7 @@ def test_a_verdict_is_read() -> None:
     """A verdict comes back as it was said, confidence in thousandths."""
     verdict = read_verdict(answer(**{"pass": False, "issues": ["a", "b"], "confidence": 0.875, "escalate": True}))
     assert Verdict(passed=False, issues=("a", "b"), confidence_thousandths=875, escalate=True) == verdict
-    assert {"pass": False, "issues": ["a", "b"], "confidence": 0.875, "escalate": True} == verdict.as_dict()
+    assert verdict.as_dict() == {"pass": False, "issues": ["a", "b"], "confidence": 0.875, "escalate": True}
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_reading_never_fails_otherwise(text: str) -> None:
 
 def test_a_failed_verdict_never_passes() -> None:
     """Trouble with the judge reads as a verdict that fails and escalates."""
-    assert {"pass": False, "issues": ["no judge"], "confidence": 0, "escalate": True} == failed_verdict("no judge")
+    assert failed_verdict("no judge") == {"pass": False, "issues": ["no judge"], "confidence": 0, "escalate": True}

@@ -84,13 +84,13 @@ async def test_scripted_figures_are_used() -> None:
     item = {"tokens_input": 5, "tokens_output": 6, "latency_ms": 7, "text": "done", "stop_reason": "max_tokens"}
     result = await client(script=[item]).execute("p")
     seen = (result.tokens_input, result.tokens_output, result.latency_ms, result.response, result.finish_reason)
-    assert (5, 6, 7, "done", "max_tokens") == seen
+    assert seen == (5, 6, 7, "done", "max_tokens")
 
 
 async def test_scripted_retry_after_is_given() -> None:
     """A scripted failure carries the provider's wait."""
     result = await client(script=[{"error_type": "rate_limited", "retry_after_s": 1.5}]).execute("p")
-    assert ("rate_limited", 1500, 429) == (result.error_type, result.retry_after_ms, result.status_code)
+    assert (result.error_type, result.retry_after_ms, result.status_code) == ("rate_limited", 1500, 429)
 
 
 @pytest.mark.parametrize("error_type", sorted(set(get_args(ErrorType)) - {"output_invalid"}))
@@ -133,25 +133,25 @@ async def test_latency_past_the_timeout_is_a_timeout() -> None:
     """A call slower than its timeout ends there."""
     clock = Clock()
     result = await SimulatedClient(latency_ms=5000, sleep=clock.sleep).execute("p", timeout_s=2)
-    assert ("timeout", "unknown", 2000, [2.0]) == (
+    assert (
         result.error_type,
         result.usage_source,
         result.latency_ms,
         clock.slept,
-    )
+    ) == ("timeout", "unknown", 2000, [2.0])
 
 
 async def test_output_limit_is_kept() -> None:
     """An answer longer than the limit is cut there and says so."""
     result = await client(text="word " * 100).execute("p", max_tokens=10)
-    assert (True, "max_tokens", 10) == (result.success, result.finish_reason, result.tokens_output)
+    assert (result.success, result.finish_reason, result.tokens_output) == (True, "max_tokens", 10)
     assert len(result.response) == 40
 
 
 async def test_an_answer_without_text_is_a_failure() -> None:
     """An empty scripted text is no success, though it is billed."""
     result = await client(script=[{"text": ""}]).execute("p")
-    assert (False, "api_error", "provider") == (result.success, result.error_type, result.usage_source)
+    assert (result.success, result.error_type, result.usage_source) == (False, "api_error", "provider")
 
 
 async def test_judge_requests_get_verdicts() -> None:
@@ -195,8 +195,8 @@ async def test_settings_by_model_override() -> None:
     results = {
         model: await SimulatedClient.from_settings(model, settings).execute("p") for model in ("flash", "pro", "opus")
     }
-    assert {"flash": "overloaded", "pro": "billing", "opus": None} == {k: r.error_type for k, r in results.items()}
-    assert {"flash": 0, "pro": 0, "opus": 1} == {k: r.latency_ms for k, r in results.items()}
+    assert {k: r.error_type for k, r in results.items()} == {"flash": "overloaded", "pro": "billing", "opus": None}
+    assert {k: r.latency_ms for k, r in results.items()} == {"flash": 0, "pro": 0, "opus": 1}
 
 
 @pytest.mark.parametrize(

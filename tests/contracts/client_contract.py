@@ -36,7 +36,9 @@ class Stage(Protocol):
 
     client: ModelClient
     timeout_s: float
-    """Long enough for this client's start, short enough for a test."""
+    """What every call is given; none needs it."""
+    silence_s: float
+    """What a call is given that gets no answer: long enough for this client's start."""
 
     def play(self, *plays: Play) -> None:
         """Let these happen to the next calls, one each."""
@@ -64,12 +66,13 @@ def check_shape(result: ExecutionResult) -> None:
     assert result.success == bool(result.response)
     assert result.latency_ms >= 0
     assert ExecutionResult.model_validate_json(result.model_dump_json()) == result
-    if result.usage_source == "provider":
-        assert result.usage
-        assert sum(row.tokens_input or 0 for row in result.usage) == result.tokens_input
-        assert sum(row.output_tokens or 0 for row in result.usage) == result.tokens_output
-    else:
-        assert (None, None) == (result.tokens_input, result.tokens_output)
+    counted = result.usage_source in {"provider", "stream_partial"}
+    assert counted == bool(result.usage)
+    sums = [
+        sum(counts)
+        for counts in zip(*((row.tokens_input or 0, row.output_tokens or 0) for row in result.usage), strict=True)
+    ]
+    assert (sums or [None, None]) == [result.tokens_input, result.tokens_output]
     known = (result.task_id, result.tier, result.attempts, result.cost_nano_usd)
     assert known == (None, None, None, None)
 
@@ -81,12 +84,12 @@ class ClientContract:
         """An answer has text, models, tokens that add up, and took one request."""
         result = await stage.client.execute("What is a ledger?", timeout_s=stage.timeout_s)
         check_shape(result)
-        assert (True, "provider", 1, 1) == (
+        assert (
             result.success,
             result.usage_source,
             result.provider_requests,
             stage.calls(),
-        )
+        ) == (True, "provider", 1, 1)
         assert "What is a ledger?" in result.response
         assert result.model
         assert result.served_model
@@ -114,10 +117,11 @@ class ClientContract:
         await stage.client.prepare("hello")
         stage.play("hang")
         started = time.monotonic()
-        result = await stage.client.execute("hello", timeout_s=stage.timeout_s)
-        assert stage.timeout_s - 0.1 < time.monotonic() - started < stage.timeout_s + 5
+        result = await stage.client.execute("hello", timeout_s=stage.silence_s)
+        assert stage.silence_s - 0.1 < time.monotonic() - started < stage.silence_s + 5
         check_shape(result)
-        assert ("timeout", "unknown", 1) == (result.error_type, result.usage_source, stage.calls())
+        assert (result.error_type, result.usage_source) == ("timeout", "unknown")
+        assert stage.calls() <= 1
 
     async def test_cancelling(self, stage: Stage) -> None:
         """A cancelled call ends at once, as a cancellation."""
@@ -133,7 +137,7 @@ class ClientContract:
         """Calls at the same time each get their own answer."""
         prompts = [f"prompt number {number}" for number in range(4)]
         results = await asyncio.gather(*(stage.client.execute(prompt, timeout_s=60) for prompt in prompts))
-        assert [True] * 4 == [prompt in result.response for prompt, result in zip(prompts, results, strict=True)]
+        assert [prompt in result.response for prompt, result in zip(prompts, results, strict=True)] == [True] * 4
         assert stage.calls() == 4
 
     @pytest.mark.parametrize("prompt", ["", "half a pair \ud800"], ids=["empty", "lone surrogate"])
@@ -153,7 +157,7 @@ class ClientContract:
 
     async def test_preparing_sends_nothing(self, stage: Stage) -> None:
         """Making ready is no call, and can be done again."""
-        assert (None, None) == (await stage.client.prepare("hello"), await stage.client.prepare("hello"))
+        assert (await stage.client.prepare("hello"), await stage.client.prepare("hello")) == (None, None)
         assert stage.calls() == 0
 
     async def test_a_verdict(self, stage: Stage) -> None:
@@ -207,4 +211,4 @@ class WireContract(ClientContract):
     async def test_the_system_text_arrives(self, wire: WireStage) -> None:
         """The system text arrives apart from the prompt."""
         await wire.client.execute("hello", system="Answer in Latin.", timeout_s=60)
-        assert (["hello"], ["Answer in Latin."]) == (wire.prompts(), wire.systems())
+        assert (wire.prompts(), wire.systems()) == (["hello"], ["Answer in Latin."])
