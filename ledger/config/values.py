@@ -5,32 +5,31 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import Any, Final
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator
 
+from ledger.config.refusals import CapWritten, Wrong, WrongName, nearest
 from ledger.policy import ERROR_TYPES
 
 __all__ = [
     "AS_NUMBER",
     "PROVIDERS",
-    "CapWritten",
-    "Circle",
-    "Wrong",
-    "WrongName",
     "cap",
+    "chances",
     "choice",
+    "error_type",
     "fallback",
     "label",
     "latency",
     "ledger_name",
-    "nearest",
     "number",
     "outcome",
     "provider",
+    "provider_table",
     "text",
     "whole",
+    "written_ledger",
 ]
 
 PROVIDERS: Final = ("gemini", "anthropic", "simulated")
@@ -41,47 +40,6 @@ USD_MAX: Final = 1_000_000_000
 LATENCY_MS_MAX: Final = 3_600_000
 TEXT_MAX: Final = 1024
 
-
-class Wrong(ValueError):
-    """A value that is not what was expected.
-
-    Attributes:
-        expected: what the value must be, in words.
-        near: the known word that is nearest, if any is near.
-    """
-
-    def __init__(self, expected: str, *, near: str | None = None) -> None:
-        super().__init__(f"expected {expected}")
-        self.expected = expected
-        self.near = near
-
-
-class WrongName(Wrong):
-    """A key or a table whose name is not what was expected."""
-
-
-class CapWritten(ValueError):
-    """A budget cap, which this version would not enforce."""
-
-
-class Circle(ValueError):
-    """A fallback chain without an end.
-
-    Attributes:
-        chain: its tiers, the first one again at the end.
-    """
-
-    def __init__(self, chain: tuple[str, ...]) -> None:
-        super().__init__(f"the fallbacks make a circle: {' -> '.join(chain)}")
-        self.chain = chain
-
-
-def nearest(name: object, known: Mapping[str, object] | tuple[str, ...]) -> str | None:
-    """Return the known name that is most like this one, or None where none is like it."""
-    near = get_close_matches(str(name)[:TEXT_MAX].lower(), list(known), n=1, cutoff=0.6)
-    return near[0] if near else None
-
-
 # A number is kept as the decimal that was written, so that 0.2 is exactly 200,000 ppm; as JSON it is a number again.
 AS_NUMBER: Final = PlainSerializer(
     lambda value: int(value) if value == value.to_integral_value() else float(value),
@@ -90,20 +48,21 @@ AS_NUMBER: Final = PlainSerializer(
 )
 
 
-def whole(least: int, most: int) -> PlainValidator:
+def whole(least: int, most: int, words: str = "a whole number from {:_} to {:_}") -> PlainValidator:
     """Check a whole number."""
+    expected = words.format(least, most)
 
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise Wrong(f"a whole number from {least} to {most}")
+            raise Wrong(expected)
         return value
 
     return PlainValidator(check)
 
 
-def number(least: str, most: str, unit: str = "") -> PlainValidator:
+def number(least: str, most: str, words: str = "a number from {} to {}") -> PlainValidator:
     """Check a number and keep it as the decimal that was written."""
-    low, high, expected = Decimal(least), Decimal(most), f"a number{unit} from {least} to {most}"
+    low, high, expected = Decimal(least), Decimal(most), words.format(least, most)
 
     def check(value: Any) -> Decimal:
         exact = _decimal(value)
@@ -128,9 +87,11 @@ def _decimal(value: Any) -> Decimal | None:
 
 def choice(*words: str) -> PlainValidator:
     """Check one of a few words."""
+    quoted = [f'"{word}"' for word in words]
+    expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
     def check(value: Any) -> str:
-        return _known(value, words, " or ".join(f'"{word}"' for word in words))
+        return _known(value, words, expected)
 
     return PlainValidator(check)
 
@@ -141,7 +102,7 @@ def _known(value: Any, words: tuple[str, ...], expected: str) -> str:
     raise Wrong(expected, near=nearest(value, words) if isinstance(value, str) else None)
 
 
-def text(what: str, *, most: int = 256, blanks: bool = False) -> Callable[[Any], str]:
+def text(what: str, *, most: int = 256, blanks: bool = False) -> PlainValidator:
     """Check a text without control characters."""
     expected = f"{what}: 1 to {most} characters" + ("" if blanks else " without blanks")
 
@@ -152,7 +113,7 @@ def text(what: str, *, most: int = 256, blanks: bool = False) -> Callable[[Any],
                 return str(value)
         raise Wrong(expected)
 
-    return check
+    return PlainValidator(check)
 
 
 def ledger_name(value: Any) -> str:
@@ -216,13 +177,13 @@ def _label(value: Any) -> str:
 
 
 def _error_type(value: Any) -> str:
-    return _known(value, ERROR_TYPES, f"an error type ({', '.join(ERROR_TYPES)})")
+    return _known(value, ERROR_TYPES, "an error type, as rate_limited or timeout")
 
 
 def _cap(value: Any) -> None:
     exact = _decimal(value)
     if exact is None or not 0 <= exact <= USD_MAX:
-        raise Wrong(f"a number of USD from 0 to {USD_MAX}")
+        raise Wrong(f"a number of USD from 0 to {USD_MAX:_}")
     raise CapWritten("this version does not keep budgets yet, so nothing would enforce this cap; remove it")
 
 
@@ -232,7 +193,13 @@ def _latency(value: Any) -> tuple[int, int]:
         case [int(least), int(most)] if not isinstance(least, bool) and not isinstance(most, bool):
             if 0 <= least <= most <= LATENCY_MS_MAX:
                 return least, most
-    raise Wrong(f"milliseconds from 0 to {LATENCY_MS_MAX}, or a list of the least and the most")
+    raise Wrong(f"milliseconds from 0 to {LATENCY_MS_MAX:_}, or a list [least, most]")
+
+
+def _chances(value: dict[str, Decimal]) -> dict[str, Decimal]:
+    if sum(value.values()) > 1:
+        raise Wrong("chances that add up to 1 at most")
+    return value
 
 
 def _outcome(value: Any) -> Any:
@@ -242,8 +209,10 @@ def _outcome(value: Any) -> Any:
 
 
 cap = PlainValidator(_cap)
+chances = AfterValidator(_chances)
 label = _named(_label)
-latency = PlainValidator(_latency)
+# Not a plain validator, which would have JSON's list of two be a tuple again, and warn.
+latency = BeforeValidator(_latency)
 outcome = PlainValidator(_outcome)
 provider = PlainValidator(_provider)
 provider_table = _named(_provider)
