@@ -22,22 +22,24 @@ INT64_MIN = -(2**63)
 
 SAFE = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 LEAVES = (str, bool, type(None))
+DEPTH_MAX = 64
 
 
 def canonical(value: Any) -> bytes:
     """Encode ``value`` (dicts with text keys, lists, tuples, text, integers, booleans, None).
 
     Raises:
-        EventInvalid: a float, an integer beyond 64 bits, a lone surrogate or any other type is inside.
+        EventInvalid: a float, an integer beyond 64 bits, a lone surrogate or any other type is inside, or too many
+            levels.
     """
-    _check(value, "data")
+    _check(value, "data", DEPTH_MAX)
     try:
         return orjson.dumps(value, option=SAFE)
     except TypeError as error:
         raise EventInvalid(f"no canonical JSON can be made: {error}") from error
 
 
-def _check(value: Any, path: str) -> None:
+def _check(value: Any, path: str, depth: int) -> None:
     """Refuse what orjson would write in another way than json: floats, huge integers, other types."""
     kind = type(value)
     if kind in LEAVES:
@@ -45,14 +47,16 @@ def _check(value: Any, path: str) -> None:
     if kind is int:
         if not INT64_MIN <= value <= INT64_MAX:
             raise EventInvalid(f"{path}: the integer has {value.bit_length()} bits; at most 64 with sign are kept")
+    elif depth == 0:
+        raise EventInvalid(f"data: nested more than {DEPTH_MAX} deep")
     elif kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise EventInvalid(f"{path}: a key is {type(key).__name__}, expected text")
-            _check(item, f"{path}.{key}")
+            _check(item, f"{path}.{key}", depth - 1)
     elif kind in (list, tuple):
         for index, item in enumerate(value):
-            _check(item, f"{path}[{index}]")
+            _check(item, f"{path}[{index}]", depth - 1)
     else:
         raise EventInvalid(f"{path}: {kind.__name__} has no canonical form; use integers, text, lists and objects")
 

@@ -59,9 +59,11 @@ def choose(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
 
 
 def _answered(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
-    """End with the answer; a judge's answer is none until its verdict is read."""
+    """End with the answer; a judge's is none until its verdict is read, and what could not be judged is no pass."""
     if state.task.purpose == "validate":
         return ()
+    if state.task.submitted.judge:
+        return (_succeeded(state, seen, "answered", "attempts_spent", accepted=False),)
     return (_succeeded(state, seen, "answered", "answered", accepted=None),)
 
 
@@ -72,6 +74,8 @@ def _orphaned(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
     match policy.on_unknown:
         case "retry":
             return _unless_spent(state, seen, "orphaned", 0, "on_unknown_retry")
+        case "hold" if task.spent:
+            return _end(state, seen, "exhausted", "worker_died", "attempts_spent")
         case "hold":
             decision = made("hold", "orphaned", "on_unknown_hold", policy, state.outcome, seen)
             return (e.TaskHeld(tier=task.at.tier, **decision),)
@@ -87,7 +91,7 @@ def _failed(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
         return _end(state, seen, "fail_fast", error, worth)
     if worth is ErrorClass.FALLBACK:
         return _onwards(state, seen, "fail_fast", worth)
-    if worth is ErrorClass.RETRY_ONCE and state.second_chance_spent:
+    if worth is ErrorClass.RETRY_ONCE and _second_chance_spent(task):
         return _onwards(state, seen, "exhausted", "second_chance_spent")
     if not state.retryable:
         return _onwards(state, seen, "fail_fast", "provider_said_no")
@@ -99,15 +103,22 @@ def _failed(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
     return _unless_spent(state, seen, error, wait, worth)
 
 
+def _second_chance_spent(task: Task) -> bool:
+    """Say whether an error worth one more try, this one apart, has had it on this step."""
+    policy = task.submitted.policy
+    return sum(error_class(error, policy) is ErrorClass.RETRY_ONCE for error in task.errors) > 1
+
+
 def _unless_spent(state: Undecided, seen: Seen, reason: str, wait_ms: int, rule: str) -> tuple[e.Event, ...]:
     """Schedule the next attempt on this step, unless the task's attempts are spent."""
     task = state.task
-    if _attempts_spent(task):
+    if task.spent:
         return _end(state, seen, "exhausted", state.outcome.error_type or "worker_died", "attempts_spent")
     decision = made("retry", reason, rule, task.submitted.policy, state.outcome, seen)
     return (
         e.RetryScheduled(
             next_attempt=task.attempts + 1,
+            purpose=task.purpose,
             step=task.step,
             tier=task.at.tier,
             wait_ms=wait_ms,
@@ -124,7 +135,7 @@ def _onwards(state: Undecided, seen: Seen, otherwise: EndKind, rule: str) -> tup
     to_step = task.next_step
     if to_step is None:
         return _end(state, seen, otherwise, error, rule)
-    if _attempts_spent(task):
+    if task.spent:
         return _end(state, seen, "exhausted", error, "attempts_spent")
     decision = made("fallback", error, rule, task.submitted.policy, state.outcome, seen)
     return (
@@ -143,10 +154,9 @@ def _end(state: Undecided, seen: Seen, kind: EndKind, error: ErrorType, rule: st
     """End what failed: a judge's failure is an errored validation, an escalation's leaves the earlier answer."""
     task, submitted = state.task, state.task.submitted
     if task.purpose == "validate":
-        inside = submitted.kind == "generation"
         errored = e.ValidationErrored(
             judged_task_id=submitted.judged_task_id,
-            judged_attempt=(task.answer.attempt if task.answer else None) if inside else submitted.judged_attempt,
+            judged_attempt=task.judged_attempt,
             judge_attempt=state.outcome.attempt,
             error_type=error,
         )
@@ -158,7 +168,7 @@ def _end(state: Undecided, seen: Seen, kind: EndKind, error: ErrorType, rule: st
 
 
 def _judged(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
-    """Accept, escalate or end; an errored validation is never a pass."""
+    """Accept, escalate or end; an errored validation is never a pass, and no verdict to climb by."""
     task, outcome = state.task, state.outcome
     if task.submitted.kind == "validation":
         if outcome.event != "validation.errored":
@@ -166,11 +176,13 @@ def _judged(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
         error = outcome.error_type or "other"
         ends = error_class(error, task.submitted.policy) in (ErrorClass.END, ErrorClass.FALLBACK)
         return (_task_failed(state, seen, "fail_fast" if ends else "exhausted", error, "no_verdict"),)
+    if outcome.event == "validation.errored":
+        return (_succeeded(state, seen, outcome.error_type or "other", "no_verdict", accepted=False),)
     if state.passed:
         return (_succeeded(state, seen, "judged", "passed", accepted=True),)
     rung = None if task.answer is None else _next_rung(task, task.answer)
-    if task.answer is None or rung is None or not state.escalate or _attempts_spent(task):
-        rule = "ladder_ended" if state.escalate else "not_escalated"
+    if task.answer is None or rung is None or not state.escalate or task.spent:
+        rule = "not_escalated" if not state.escalate else "ladder_ended" if rung is None else "attempts_spent"
         return (_succeeded(state, seen, "judged", rule, accepted=False),)
     return (_escalated(state, seen, task.answer, rung),)
 
@@ -191,16 +203,14 @@ def _escalated(state: Undecided, seen: Seen, answer: Given, rung: int) -> e.Esca
 
 
 def _next_rung(task: Task, answer: Given) -> int | None:
-    """Return the step above the one that answered: the rung after its own tier's, else the lowest."""
+    """Return the step above the one that answered: the next rung, that after its own tier's, or the lowest."""
     submitted = task.submitted
-    here = (submitted.route + submitted.ladder)[answer.step - 1].tier
+    if answer.step > len(submitted.route):
+        return answer.step + 1 if answer.step < len(submitted.route + submitted.ladder) else None
+    here = submitted.route[answer.step - 1].tier
     tiers = [step.tier for step in submitted.ladder]
     above = tiers.index(here) + 1 if here in tiers else 0
     return len(submitted.route) + above + 1 if above < len(tiers) else None
-
-
-def _attempts_spent(task: Task) -> bool:
-    return task.attempts >= task.submitted.limits.attempts
 
 
 def _succeeded(state: Undecided, seen: Seen, reason: str, rule: str, *, accepted: bool | None) -> e.TaskSucceeded:

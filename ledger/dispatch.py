@@ -32,6 +32,8 @@ def decide(state: State, command: c.Command) -> tuple[e.Event, ...]:
     """
     if not isinstance(command, c.Start) and command.seen.decider not in DECIDERS:
         raise CommandRefused("bad_inputs", f"rules of version {command.seen.decider} are unknown to this program")
+    if not isinstance(state, Absent) and not state.task.steps:
+        raise CommandRefused("off_route", "this task has no steps; nothing can be decided about it")
     match command:
         case c.Submit():
             return _submit(state, command)
@@ -58,6 +60,8 @@ def _submit(state: State, command: c.Submit) -> tuple[e.Event, ...]:
     steps = request.judge if request.kind == "validation" else request.route
     if not steps or steps[0].tier != request.tier:
         raise CommandRefused("off_route", f"a task for {request.tier} needs a route that begins there")
+    if "subject" in request.labels:
+        raise CommandRefused("bad_inputs", "the label subject is kept as a payload, so that it can be erased")
     if not isinstance(state, Absent):
         submitted = state.task.submitted
         if request == e.TaskRequest(**{name: getattr(submitted, name) for name in e.TaskRequest.model_fields}):
@@ -89,9 +93,9 @@ def _start(state: State, command: c.Start) -> tuple[e.Event, ...]:
         started.provider,
         started.request_model,
     )
-    if isinstance(state, Undecided) or expected != actual:
+    if isinstance(state, Undecided) or expected != actual or task.spent:
         raise CommandRefused("off_route", f"the state calls for attempt {expected}, the command has {actual}")
-    if started.fence != (task.fence if started.worker == task.worker else task.fence + 1):
+    if started.fence < task.fence + (started.worker != task.worker):
         raise CommandRefused("fence_lost", f"fence {started.fence} does not follow {task.fence}")
     return (started,)
 
@@ -108,8 +112,21 @@ def _record(state: State, command: c.Record) -> tuple[e.Event, ...]:
         raise CommandRefused("off_route", f"attempt {outcome.attempt} was never started")
     if command.fence != task.fence:
         raise CommandRefused("fence_lost", f"fence {command.fence} is over, {task.fence} holds")
+    if not _fits(task, outcome, command.verdict):
+        raise CommandRefused("bad_inputs", "a verdict belongs to a judge's answer about the attempt that it judged")
     facts = (outcome,) if command.verdict is None else (outcome, command.verdict)
     return _then(state, facts, command.seen)
+
+
+def _fits(
+    task: Task, outcome: e.AttemptSucceeded | e.AttemptFailed, verdict: e.ValidationPassed | e.ValidationFailed | None
+) -> bool:
+    """Say whether this outcome comes with a verdict exactly if it has to, and with one about the right attempt."""
+    judging = task.purpose == "validate" and isinstance(outcome, e.AttemptSucceeded)
+    if verdict is None or not judging:
+        return verdict is None and not judging
+    actual = (verdict.judge_attempt, verdict.judged_task_id, verdict.judged_attempt)
+    return actual == (outcome.attempt, task.submitted.judged_task_id, task.judged_attempt)
 
 
 def _orphan(state: State, command: c.Orphan) -> tuple[e.Event, ...]:
@@ -123,7 +140,8 @@ def _orphan(state: State, command: c.Orphan) -> tuple[e.Event, ...]:
 
 def _settle(state: State, command: c.Settle) -> tuple[e.Event, ...]:
     """Append the account of a loose attempt; one that has been settled, or never was loose, needs none."""
-    if _task(state).loose_end(command.settled.attempt) is None:
+    loose = _task(state).loose_end(command.settled.attempt)
+    if loose is None or (command.settled.via == "late" and not loose.orphaned):
         return ()
     return _then(state, (command.settled,), command.seen)
 
@@ -152,7 +170,7 @@ def _cancel(state: State, command: c.Cancel) -> tuple[e.Event, ...]:
             ),
         )
     decision = made("cancel", "requested", "cancelled", task.submitted.policy, None, command.seen)
-    return (*facts, e.TaskCancelled(tier=task.at.tier, **decision))
+    return (*facts, e.TaskCancelled(tier=_task(fold(facts, state)).at.tier, **decision))
 
 
 def _then(state: State, facts: tuple[e.Event, ...], seen: c.Seen) -> tuple[e.Event, ...]:

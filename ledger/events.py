@@ -101,7 +101,7 @@ class AttemptFailed(Event, Outcome):
     error_type: ErrorType
     retryable: bool
     """Worth another try: the error type's rule, unless the provider said no."""
-    status_code: int | None
+    status_code: Natural | None
     retry_after_ms: Natural | None
     message_digest: Digest | None
 
@@ -122,7 +122,7 @@ class AttemptSettled(Event, Outcome):
     via: Literal["late", "reconciled"]
     outcome: Literal["succeeded", "failed"]
     error_type: ErrorType | None
-    status_code: int | None
+    status_code: Natural | None
     message_digest: Digest | None
 
 
@@ -132,6 +132,7 @@ class RetryScheduled(Event, Decision):
     TYPE = "retry.scheduled"
     decision: Literal["retry"]
     next_attempt: Positive
+    purpose: Purpose
     step: Positive
     tier: Tier
     wait_ms: Natural

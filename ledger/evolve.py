@@ -8,10 +8,12 @@ from functools import reduce
 
 from ledger import events as e
 from ledger.parts import Answered
-from ledger.policy import ErrorClass, Purpose, error_class
+from ledger.policy import Purpose
 from ledger.state import INITIAL, Absent, Ended, Given, Held, Loose, Ready, Running, State, Task, Undecided, Waiting
 
 __all__ = ["evolve", "fold"]
+
+Known = Ready | Running | Undecided | Waiting | Held | Ended
 
 
 def fold(events: Iterable[e.Event], state: State = INITIAL) -> State:
@@ -40,9 +42,9 @@ def evolve(state: State, event: e.Event) -> State:
         case e.RetryScheduled():
             return Waiting(task, event.not_before_ms, event.inputs.decided_at_ms)
         case e.FallbackSelected():
-            return Ready(_moved(task, event.purpose, event.to_step))
+            return _moved(state, event.purpose, event.to_step)
         case e.EscalationSelected():
-            return Ready(_moved(task, "generate", event.to_step))
+            return _moved(state, "generate", event.to_step)
         case e.TaskHeld():
             return Held(task)
         case e.TaskReleased():
@@ -57,8 +59,10 @@ def _submitted(event: e.TaskSubmitted) -> State:
     return Ready(Task(submitted=event, purpose="validate" if event.kind == "validation" else "generate", step=1))
 
 
-def _moved(task: Task, purpose: Purpose, step: int) -> Task:
-    return replace(task, purpose=purpose, step=step, tries=0, second_chance_spent=False)
+def _moved(state: Known, purpose: Purpose, step: int) -> State:
+    """Go to a step with nothing tried there; one that is not on the map leads nowhere."""
+    moved = replace(state.task, purpose=purpose, step=step, tries=0, errors=())
+    return Ready(moved) if step <= len(moved.steps) else state
 
 
 def _ended_attempt(
@@ -73,28 +77,33 @@ def _ended_attempt(
     match event:
         case e.AttemptOrphaned():
             answered = Answered(event="attempt.orphaned", attempt=event.attempt, error_type=None)
-            return Undecided(replace(task, orphans=task.orphans + 1), answered)
+            return _or_late(Undecided(replace(task, orphans=task.orphans + 1), answered))
         case e.AttemptFailed():
             answered = Answered(event="attempt.failed", attempt=event.attempt, error_type=event.error_type)
-            if event.error_type == "interrupted":
-                return Undecided(task, answered)
-            once = error_class(event.error_type, task.submitted.policy) is ErrorClass.RETRY_ONCE
-            spent = task.second_chance_spent
-            task = replace(task, tries=task.tries + 1, orphans=0, second_chance_spent=spent or once)
-            return Undecided(task, answered, event.retryable, once and spent, event.retry_after_ms)
+            if event.error_type != "interrupted":
+                task = replace(task, tries=task.tries + 1, errors=(*task.errors, event.error_type), orphans=0)
+            return _or_late(Undecided(task, answered, event.retryable, event.retry_after_ms))
         case e.AttemptSucceeded():
-            task = replace(task, tries=task.tries + 1, orphans=0)
+            task = replace(task, tries=task.tries + 1, orphans=0, late=None)
             answered = Answered(event="attempt.succeeded", attempt=event.attempt, error_type=None)
             return Undecided(task, answered) if purpose == "validate" else _answered(task, task.step, answered)
 
 
+def _or_late(state: Undecided) -> State:
+    """Use a late answer that came while this attempt, which gave none, was running."""
+    late = state.task.late
+    if late is None:
+        return state
+    answered = Answered(event="attempt.settled", attempt=late.attempt, error_type=None)
+    return _answered(replace(state.task, late=None), late.step, answered)
+
+
 def _answered(task: Task, step: int, outcome: Answered) -> State:
-    """Go on to the judge where there is one."""
+    """Go on to the judge where there is one, and an attempt left to ask with."""
     if outcome.attempt is not None:
         task = replace(task, answer=Given(outcome.attempt, step))
-    if task.submitted.judge:
-        return Ready(_moved(task, "validate", 1))
-    return Undecided(task, outcome)
+    undecided = Undecided(task, outcome)
+    return _moved(undecided, "validate", 1) if task.submitted.judge and not task.spent else undecided
 
 
 def _judged(task: Task, event: e.ValidationPassed | e.ValidationFailed | e.ValidationErrored) -> State:
@@ -107,16 +116,24 @@ def _judged(task: Task, event: e.ValidationPassed | e.ValidationFailed | e.Valid
             return Undecided(task, answered, passed=False, escalate=event.escalate)
         case e.ValidationErrored():
             answered = Answered(event="validation.errored", attempt=event.judge_attempt, error_type=event.error_type)
-            return Undecided(task, answered, escalate=True)
+            return Undecided(task, answered)
 
 
-def _settled(state: Ready | Running | Undecided | Waiting | Held | Ended, event: e.AttemptSettled) -> State:
-    """Close the attempt's account; a late answer is used while the task waits for one."""
+def _settled(state: Known, event: e.AttemptSettled) -> State:
+    """Close the attempt's account, unless its cost is still to come; use a late answer while the task waits for one."""
     loose = state.task.loose_end(event.attempt)
     if loose is None:
         return state
-    task = replace(state.task, loose=tuple(other for other in state.task.loose if other != loose))
-    wanted = loose.orphaned and event.outcome == "succeeded" and loose.purpose == task.purpose == "generate"
-    if wanted and isinstance(state, Ready | Waiting | Held):
+    open_still = (loose._replace(orphaned=False),) if event.via == "late" and event.cost_nano_usd is None else ()
+    task = replace(state.task, loose=(*(other for other in state.task.loose if other != loose), *open_still))
+    answers = loose.orphaned and event.outcome == "succeeded" and event.response_digest is not None
+    wanted = loose.purpose == task.purpose == "generate" and (task.answer is None or loose.step == task.step)
+    if isinstance(state, Ended):
+        return replace(state, task=task)
+    if event.via == "late" and event.error_type != "interrupted":
+        task = replace(task, orphans=0)
+    if answers and wanted and isinstance(state, Running):
+        return replace(state, task=replace(task, late=Given(event.attempt, loose.step)))
+    if answers and wanted and isinstance(state, Ready | Waiting | Held):
         return _answered(task, loose.step, Answered(event="attempt.settled", attempt=event.attempt, error_type=None))
     return replace(state, task=task)

@@ -59,6 +59,8 @@ ERROR_TYPES: Final[tuple[str, ...]] = get_args(ErrorType)
 
 Natural = Annotated[int, Field(ge=0, le=INT64_MAX)]
 Positive = Annotated[int, Field(ge=1, le=INT64_MAX)]
+Wait = Annotated[int, Field(ge=0, le=10**11)]
+"""Milliseconds, at most three years: an instant with a jittered wait added stays far from the end of 64 bits."""
 
 
 class Value(BaseModel):
@@ -73,7 +75,7 @@ class Step(Value):
     tier: Tier
     provider: str
     model: str
-    tries: Positive
+    tries: Annotated[int, Field(ge=1, le=1000)]
     """Attempts allowed here; orphaned and interrupted ones do not count."""
     timeout_ms: Positive
 
@@ -81,11 +83,11 @@ class Step(Value):
 class Policy(Value):
     """How failures are answered; pinned into the task when it is submitted. All integers: milliseconds and ppm."""
 
-    backoff_initial_ms: Natural
-    backoff_multiplier_ppm: Annotated[int, Field(ge=PPM, le=INT64_MAX)]
-    backoff_max_ms: Natural
+    backoff_initial_ms: Wait
+    backoff_multiplier_ppm: Annotated[int, Field(ge=PPM, le=1000 * PPM)]
+    backoff_max_ms: Wait
     jitter_ppm: Annotated[int, Field(ge=0, le=PPM)]
-    retry_after_max_ms: Natural
+    retry_after_max_ms: Wait
     on_unknown: Literal["retry", "hold", "fail"]
     max_orphans: Natural
     on_truncated: Literal["accept", "retry", "fail"]
@@ -94,7 +96,7 @@ class Policy(Value):
 class Limits(Value):
     """What the whole task may use."""
 
-    attempts: Positive
+    attempts: Annotated[int, Field(ge=1, le=100_000)]
     """Attempts of every purpose together, orphaned and interrupted ones included."""
     cost_nano_usd: Natural | None
     """The task's own cap; None where there is none."""

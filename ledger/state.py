@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from ledger import events as e
 from ledger.parts import Answered
-from ledger.policy import Purpose, Step
+from ledger.policy import ErrorType, Purpose, Step
 
 __all__ = [
     "INITIAL",
@@ -62,14 +62,16 @@ class Task:
     """Numbers spent, of every purpose."""
     tries: int = 0
     """Of this purpose on this step; orphaned and interrupted attempts do not count."""
-    second_chance_spent: bool = False
-    """An error worth one more try has had it on this step."""
+    errors: tuple[ErrorType, ...] = ()
+    """What those of these tries that failed ended with."""
     orphans: int = 0
     """In a row."""
     fence: int = 0
     worker: str | None = None
     answer: Given | None = None
     """The newest answer of a generating attempt."""
+    late: Given | None = None
+    """An orphan's answer that came while the next attempt runs; used unless that one answers too."""
     loose: tuple[Loose, ...] = ()
     """Attempts that ``attempt.settled`` may still follow."""
 
@@ -83,6 +85,18 @@ class Task:
         if self.purpose == "validate":
             return self.submitted.judge
         return self.submitted.route + self.submitted.ladder
+
+    @property
+    def judged_attempt(self) -> int | None:
+        """The attempt that a judge is asked about; None for a free text, and while there is no answer."""
+        if self.submitted.kind == "validation":
+            return self.submitted.judged_attempt
+        return self.answer.attempt if self.answer else None
+
+    @property
+    def spent(self) -> bool:
+        """All attempts of the task are used up."""
+        return self.attempts >= self.submitted.limits.attempts
 
     @property
     def at(self) -> Step:
@@ -123,8 +137,6 @@ class Undecided:
     task: Task
     outcome: Answered
     retryable: bool = False
-    second_chance_spent: bool = False
-    """The error is worth one more try, and has had it on this step."""
     retry_after_ms: int | None = None
     passed: bool | None = None
     escalate: bool = False

@@ -74,14 +74,15 @@ def decode(
             f"{event_type} has schema_version {schema_version}, "
             f"this program knows up to {known.SCHEMA_VERSION}; upgrade it"
         )
+    steps = [upcasters.get((event_type, version)) for version in range(schema_version, known.SCHEMA_VERSION)]
+    if None in steps:
+        raise EventInvalid(f"{event_type}: no upcaster from schema_version {schema_version + steps.index(None)}")
     try:
-        if schema_version == known.SCHEMA_VERSION:
+        if not steps:
             return known.model_validate_json(data)
         fields = orjson.loads(data)
-        for version in range(schema_version, known.SCHEMA_VERSION):
-            fields = upcasters[event_type, version](fields)
+        for upcast in filter(None, steps):
+            fields = upcast(fields)
         return known.model_validate_json(orjson.dumps(fields))
-    except KeyError as error:
-        raise EventInvalid(f"{event_type}: no upcaster from schema_version {error.args[0][1]}") from error
     except (ValidationError, orjson.JSONDecodeError) as error:
         raise EventInvalid(f"{event_type} v{schema_version}: the fields do not fit: {error}") from error

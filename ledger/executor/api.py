@@ -73,6 +73,11 @@ class Executor:
         self._pool = Pool(self.registry, build)
         self._worker = f"worker:{self._ports.new_id()}"
 
+    @property
+    def worker(self) -> str:
+        """The name under which this executor submits and attempts; no other process has it."""
+        return self._worker
+
     async def execute(
         self,
         model_tier: ModelTier | str,
@@ -176,6 +181,8 @@ class Executor:
             met = await self._met(request, task_id, stream)
             before, succeeded_before = len(met.started), met.answering is not None
         stream = await Driver(desk, attempt).drive(task_id, stream)
+        if listener.fault is not None:
+            raise listener.fault
         story = tell(task_id, stream) or met
         return Dispatched(story, stream, await result_of(store, story), before, succeeded_before)
 

@@ -14,7 +14,7 @@ from ledger import events as e
 from ledger.canonical import digest_of
 from ledger.dispatch import decide
 from ledger.envelope import Append, Payload, Stream
-from ledger.errors import ClientUnready, PromptRefused
+from ledger.errors import ClientUnready, EventInvalid, PromptRefused
 from ledger.evolve import fold
 from ledger.executor import outcomes
 from ledger.executor.pool import Pool
@@ -49,12 +49,18 @@ class Listener:
     on_text: OnText | None = None
     on_restart: Callable[[int], object] | None = None
     heard: bool = False
+    fault: Exception | None = None
+    """What the caller's own function raised; it must not pass for the provider's failure."""
 
     def hear(self, text: str) -> None:
         """Pass a piece of text on."""
         self.heard = True
-        if self.on_text is not None:
+        if self.on_text is None or self.fault is not None:
+            return
+        try:
             self.on_text(text)
+        except Exception as error:  # noqa: BLE001 - raised to the caller once the outcome is recorded
+            self.fault = error
 
     def begin(self, attempt: int) -> None:
         """Say that the text starts over, if some of it was heard."""
@@ -187,7 +193,11 @@ class Attempt:
         sent_at = clock()
         try:
             async with asyncio.timeout(timeout_s + GRACE_S):
-                return await client.execute(self.sent.prompt, task.submitted.max_tokens, **options)
+                result = await client.execute(self.sent.prompt, task.submitted.max_tokens, **options)
+            if isinstance(result, ExecutionResult):
+                return result
+            why = f"the client gave a {type(result).__name__}, expected an ExecutionResult"
+            failed = outcomes.failure(started.request_model, "other", why, billed=True)
         except TimeoutError:
             why = f"no answer within {timeout_s:g} s, and the client did not end the call itself"
             failed = outcomes.failure(started.request_model, "timeout", why, billed=True)
@@ -210,8 +220,14 @@ class Attempt:
         await asyncio.wait({recording}, timeout=CLEAN_UP_S)
 
     def _ended(self, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> outcomes.Ended:
+        """Make the record of an end; a result that cannot be recorded is a failure that can."""
         judged_attempt = None if task.answer is None else task.answer.attempt
-        return outcomes.ended(started, result, task.submitted, judged_attempt, self.desk.ports)
+        try:
+            return outcomes.ended(started, result, task.submitted, judged_attempt, self.desk.ports)
+        except (ValueError, EventInvalid) as error:
+            why = f"the client's result cannot be recorded: {error}"
+            failed = outcomes.failure(started.request_model, "other", why, billed=True)
+            return outcomes.ended(started, failed, task.submitted, judged_attempt, self.desk.ports)
 
     async def _record(self, task_id: str, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> Stream:
         done = self._ended(started, result, task)

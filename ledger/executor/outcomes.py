@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from clients.base import ErrorType, ExecutionResult
+from clients.base import ErrorType, ExecutionResult, Usage
 from clients.judging import Verdict, VerdictInvalid, read_verdict
 from ledger import events as e
 from ledger.canonical import salted_digest
@@ -62,7 +62,9 @@ def ended(
     fields = _known(started, result, texts)
     if error_type is None:
         judgement = None if verdict is None else _judgement(verdict, started, submitted, judged_attempt, texts)
-        return Ended(e.AttemptSucceeded.model_validate(fields), judgement, texts.payloads)
+        succeeded = e.AttemptSucceeded.model_validate(fields)
+        succeeded.data()  # raises while the failure can still be recorded
+        return Ended(succeeded, judgement, texts.payloads)
     failed = e.AttemptFailed.model_validate(
         {
             **fields,
@@ -73,6 +75,7 @@ def ended(
             "message_digest": texts.keep(f"message/{started.attempt}", error),
         }
     )
+    failed.data()
     return Ended(failed, None, texts.payloads)
 
 
@@ -95,13 +98,13 @@ class _Texts:
 def _known(started: e.AttemptStarted, result: ExecutionResult, texts: _Texts) -> dict[str, Any]:
     """Return what is known of a call whatever its end; money is unknown but for what was not billed."""
     not_billed = result.usage_source == "not_billed"
-    usage = tuple(UsageRow.model_validate(row.model_dump()) for row in result.usage)
+    usage = _usage(result)
     return {
         "attempt": started.attempt,
         "response_digest": texts.keep(f"response/{started.attempt}", result.response),
         "served_model": _clean(result.served_model),
         "usage": usage,
-        "usage_source": result.usage_source,
+        "usage_source": "provider" if usage and result.usage_source == "unknown" else result.usage_source,
         "raw_usage": _clean(result.raw_usage),
         "provider_requests": result.provider_requests,
         "latency_ms": result.latency_ms,
@@ -112,6 +115,20 @@ def _known(started: e.AttemptStarted, result: ExecutionResult, texts: _Texts) ->
         "exposure_nano_usd": None if not_billed else started.upper_bound_nano_usd,
         "price_book": None,
     }
+
+
+def _usage(result: ExecutionResult) -> tuple[UsageRow, ...]:
+    """Return the usage rows; a client that only knows totals gives one row, its cache counts unknown."""
+    rows = result.usage
+    if not rows and (result.tokens_input is not None or result.tokens_output is not None):
+        rows = (
+            Usage(
+                model=result.served_model,
+                input_uncached_tokens=result.tokens_input,
+                output_tokens=result.tokens_output,
+            ),
+        )
+    return tuple(UsageRow.model_validate(row.model_dump()) for row in rows)
 
 
 def _clean(text: str | None) -> str | None:

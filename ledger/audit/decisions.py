@@ -1,0 +1,56 @@
+"""Asking ``decide`` again: the events before a decision and its recorded inputs must give the recorded bytes."""
+
+from __future__ import annotations
+
+from ledger import commands as c
+from ledger import events as e
+from ledger.dispatch import decide
+from ledger.errors import CommandRefused
+from ledger.parts import Decision, TaskRequest
+from ledger.state import State
+
+__all__ = ["asked_again"]
+
+
+def asked_again(state: State, event: e.Event) -> str | None:
+    """Return what is wrong with a decision taken in ``state``; None when it would be taken again, byte for byte.
+
+    An event that is no decision is never wrong here.
+    """
+    if not isinstance(event, Decision):
+        return None
+    try:
+        answer = decide(state, _command(event))
+    except CommandRefused as refused:
+        return f"decide refuses what {event.TYPE} says was decided: {refused}"
+    if not answer:
+        return f"decide sees nothing to decide where {event.TYPE} stands"
+    if answer[0].TYPE != event.TYPE:
+        return f"decide answers {answer[0].TYPE}, the ledger has {event.TYPE}"
+    if answer[0].data() != event.data():
+        ours, theirs = answer[0].model_dump(), event.model_dump()
+        fields = sorted(name for name in ours if ours[name] != theirs[name])
+        return f"decide answers {event.TYPE} with another {', '.join(fields)}"
+    return None
+
+
+def _command(event: Decision) -> c.Command:
+    """Put the question that this event answered."""
+    inputs = event.inputs
+    seen = c.Seen(
+        at_ms=inputs.decided_at_ms,
+        jitter_ppm=inputs.jitter_ppm,
+        decider=inputs.decider,
+        brakes=inputs.brakes,
+        budgets=inputs.budgets,
+    )
+    match event:
+        case e.TaskSubmitted():
+            fields = {name: getattr(event, name) for name in TaskRequest.model_fields}
+            return c.Submit(TaskRequest.model_validate(fields), seen)
+        case e.TaskReleased():
+            return c.Release(seen)
+        case e.TaskCancelled():
+            return c.Cancel(seen)
+        case _:
+            return c.Choose(seen)

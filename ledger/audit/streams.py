@@ -1,0 +1,157 @@
+"""Checking one task's stream, event by event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ledger import events as e
+from ledger.audit.decisions import asked_again
+from ledger.canonical import salted_digest
+from ledger.envelope import FIRST_PREV_HASH, Payload, Recorded, Stream
+from ledger.errors import EventInvalid
+from ledger.evolve import evolve
+from ledger.parts import Outcome, TaskRequest, Verdict
+from ledger.state import INITIAL, Ended, Held, State, Undecided
+from ledger.store.projection import project_stream
+from ledger.store.protocol import Problem, Projected
+
+__all__ = ["chain_problems", "history_problems", "payload_problems", "projection_problems"]
+
+AFTER_THE_END = (e.AttemptSettled, e.PayloadErased)
+
+
+def chain_problems(stream: Stream) -> Iterator[Problem]:
+    """Check versions, links, hashes and times; a broken link is reported where it breaks."""
+    previous: Recorded | None = None
+    for recorded in stream:
+        expected = 1 if previous is None else previous.version + 1
+        if recorded.version != expected:
+            yield _problem("version", recorded, f"version {recorded.version} stands where {expected} belongs")
+        before = FIRST_PREV_HASH if previous is None else previous.hash
+        if recorded.prev_hash != before:
+            yield _problem("link", recorded, "prev_hash is not the hash of the event before")
+        if recorded.computed_hash() != recorded.hash:
+            yield _problem("hash", recorded, "the hash is not that of the event's fields; something was changed")
+        if previous is not None and recorded.recorded_at_ms < previous.recorded_at_ms:
+            yield _problem("time", recorded, "recorded before the event before it")
+        previous = recorded
+
+
+@dataclass
+class _History:
+    """Walks a stream and remembers what its end has to add up to."""
+
+    state: State = INITIAL
+    started: set[int] = field(default_factory=set)
+    ended: set[int] = field(default_factory=set)
+
+    def step(self, recorded: Recorded) -> Iterator[Problem]:
+        try:
+            event = recorded.event()
+        except EventInvalid as error:
+            yield _problem("schema", recorded, str(error))
+            return
+        if recorded.schema_version == event.SCHEMA_VERSION and event.data() != recorded.data.encode():
+            yield _problem("schema", recorded, "the data is not in canonical form")
+        if isinstance(self.state, Ended) and not isinstance(event, AFTER_THE_END):
+            yield _problem("terminal", recorded, f"{event.TYPE} stands after the end of the task")
+        elif not isinstance(self.state, Ended):
+            wrong = asked_again(self.state, event)
+            if wrong is not None:
+                yield _problem("decision", recorded, wrong)
+        if isinstance(event, e.AttemptStarted):
+            if isinstance(self.state, Held | Undecided):
+                yield _problem("attempt", recorded, f"attempt {event.attempt} started where none may")
+            if event.attempt in self.started:
+                yield _problem("attempt", recorded, f"attempt {event.attempt} started twice")
+            self.started.add(event.attempt)
+        elif isinstance(event, Outcome | e.AttemptOrphaned):
+            if event.attempt not in self.started:
+                yield _problem("attempt", recorded, f"attempt {event.attempt} ends without a start")
+            self.ended.add(event.attempt)
+        self.state = evolve(self.state, event)
+
+
+def history_problems(stream: Stream) -> Iterator[Problem]:
+    """Check what the events say: schemas, decisions, one end, every start with an outcome."""
+    history = _History()
+    for recorded in stream:
+        yield from history.step(recorded)
+    if isinstance(history.state, Undecided):
+        yield _problem("decision", stream[-1], "the newest outcome led to no decision")
+    if isinstance(history.state, Ended):
+        for attempt in sorted(history.started - history.ended):
+            yield _problem("attempt", stream[-1], f"the task ended, and attempt {attempt} has no outcome")
+
+
+def projection_problems(task_id: str, stream: Stream, projected: Projected) -> Iterator[Problem]:
+    """Compare the tables with a new fold."""
+    try:
+        expected = project_stream(stream)
+    except EventInvalid:
+        return  # reported as a schema problem, and nothing can be folded past it
+    for table in ("tasks", "attempts", "decisions", "validations", "task_labels"):
+        yield from _compare(task_id, table, getattr(expected, table), getattr(projected, table))
+
+
+def _compare(
+    task_id: str, table: str, expected: Sequence[Mapping[str, Any]], actual: Sequence[Mapping[str, Any]]
+) -> Iterator[Problem]:
+    if len(expected) != len(actual):
+        detail = f"{table} has {len(actual)} rows, the events make {len(expected)}"
+        yield Problem("projection", task_id, None, detail)
+        return
+    for ours, theirs in zip(expected, actual, strict=True):
+        for column in ours:
+            if ours[column] != theirs[column]:
+                row = ", ".join(f"{name} {ours[name]}" for name in ("attempt", "version", "key") if name in ours)
+                detail = (
+                    f"{table}.{column} is {theirs[column]!r}, the events make it {ours[column]!r} ({row or 'its row'})"
+                )
+                yield Problem("projection", task_id, None, detail)
+
+
+def payload_problems(task_id: str, stream: Stream, payloads: Iterable[Payload]) -> Iterator[Problem]:
+    """Check every text against the digest that an event holds of it, and every digest for its text."""
+    digests: dict[str, tuple[int, str]] = {}
+    erased: set[str] = set()
+    for recorded in stream:
+        try:
+            event = recorded.event()
+        except EventInvalid:
+            continue
+        if isinstance(event, e.PayloadErased):
+            erased.add(event.slot)
+        digests |= {slot: (recorded.version, digest) for slot, digest in _digests(event)}
+    kept = {payload.slot: payload for payload in payloads}
+    for slot, (version, digest) in digests.items():
+        payload = kept.pop(slot, None)
+        if payload is None and slot not in erased:
+            yield Problem("payload", task_id, version, f"the text {slot} is gone, and no event says that it was erased")
+        elif payload is not None and salted_digest(payload.salt, payload.content) != digest:
+            yield Problem("payload", task_id, version, f"the text {slot} is not the one that its digest was made of")
+    for slot in kept:
+        yield Problem("payload", task_id, None, f"no event knows the text {slot}")
+
+
+def _digests(event: e.Event) -> Iterator[tuple[str, str]]:
+    """Yield the slots that an event refers to, with their digests."""
+    found: dict[str, str | None] = {}
+    if isinstance(event, TaskRequest):
+        names = ("prompt", "system", "output", "subject", "key")
+        found = {name: getattr(event, f"{name}_digest") for name in names} | {"fingerprint": event.fingerprint}
+    elif isinstance(event, Verdict):
+        found = {f"issues/{event.judge_attempt}": event.issues_digest}
+    elif isinstance(event, Outcome):
+        found = {f"response/{event.attempt}": event.response_digest}
+        if isinstance(event, e.AttemptFailed | e.AttemptSettled):
+            found[f"message/{event.attempt}"] = event.message_digest
+    for slot, digest in found.items():
+        if digest is not None:
+            yield slot, digest
+
+
+def _problem(kind: str, recorded: Recorded, detail: str) -> Problem:
+    return Problem(kind, recorded.task_id, recorded.version, detail)
