@@ -1,0 +1,203 @@
+"""A store in memory: all that a store has to do, without a disk. For tests, dry runs, and to learn from."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ledger.envelope import Append, Payload, Recorded, Stream
+from ledger.errors import EventInvalid, LedgerError
+from ledger.events import Event
+from ledger.store.projection import Changes, Known, project
+from ledger.store.protocol import Problem, Projected, TaskQuery
+from ledger.store.sealing import NEW_STREAM, TAKEN, Head, check, is_repeat, refuse, sealed, versions
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """Streams in lists, projections in dictionaries; gone when the process is.
+
+    Args:
+        now_ms: the clock of ``recorded_at_ms``, UTC milliseconds.
+    """
+
+    def __init__(self, *, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self._events: list[Recorded] = []
+        self._streams: dict[str, list[Recorded]] = {}
+        self._event_ids: set[str] = set()
+        self._payloads: dict[tuple[str, str], Payload] = {}
+        self._keys: dict[bytes, str] = {}
+        self._key_salt = os.urandom(32)
+        self._projected: dict[str, Changes] = {}
+        self._closed = False
+
+    async def append(self, append: Append) -> Stream:
+        """Append all or nothing; between the checks and the last line nothing else runs."""
+        check(append)
+        await self._turn()
+        stream = self._streams.get(append.task_id, [])
+        first, last = versions(append)
+        if is_repeat(append, stream[first - 1 : last]):
+            return tuple(stream)
+        head = Head(stream[-1].version, stream[-1].recorded_at_ms, stream[-1].hash) if stream else NEW_STREAM
+        refuse(append, head, None if append.key_digest is None else self._keys.get(append.key_digest))
+        chain = [
+            (_at(len(self._events) + place, recorded), event)
+            for place, (recorded, event) in enumerate(sealed(append, head, self._now_ms()), 1)
+        ]
+        slots = {(append.task_id, payload.slot): payload for payload in append.payloads}
+        ids = {new.event_id for new in append.events}
+        if len(ids) < len(append.events) or len(slots) < len(append.payloads):
+            raise EventInvalid(TAKEN)
+        if ids & self._event_ids or slots.keys() & self._payloads.keys():
+            raise EventInvalid(TAKEN)
+        self._write(append.task_id, chain)
+        self._payloads |= slots
+        self._event_ids |= ids
+        if append.key_digest is not None:
+            self._keys[append.key_digest] = append.task_id
+        return tuple(self._streams[append.task_id])
+
+    def _write(self, task_id: str, chain: Sequence[tuple[Recorded, Event]]) -> None:
+        before = self._projected.get(task_id, Changes())
+        after = project(
+            Known(before.task, before.attempts),
+            chain,
+            lambda: [recorded.event() for recorded in self._streams.get(task_id, ())],
+        )
+        after.decisions[:0] = before.decisions
+        after.validations[:0] = before.validations
+        after.task_labels = before.task_labels or after.task_labels
+        if after.task is not None:
+            self._projected[task_id] = after
+        self._events += [placed for placed, _ in chain]
+        self._streams.setdefault(task_id, []).extend(placed for placed, _ in chain)
+
+    async def read(self, task_id: str) -> Stream:
+        """Return the stream."""
+        await self._turn()
+        return tuple(self._streams.get(task_id, ()))
+
+    async def payload(self, task_id: str, slot: str) -> Payload | None:
+        """Return one text of a task."""
+        await self._turn()
+        return self._payloads.get((task_id, slot))
+
+    async def payloads(self, task_id: str) -> tuple[Payload, ...]:
+        """Return all texts of a task, by slot."""
+        await self._turn()
+        mine = [payload for (owner, _), payload in self._payloads.items() if owner == task_id]
+        return tuple(sorted(mine, key=lambda payload: payload.slot))
+
+    async def task_of_key(self, key_digest: bytes) -> str | None:
+        """Return the task that a key names."""
+        await self._turn()
+        return self._keys.get(key_digest)
+
+    async def key_salt(self) -> bytes:
+        """Return the salt of the keys."""
+        await self._turn()
+        return self._key_salt
+
+    async def page(self, after_position: int, limit: int) -> Sequence[Recorded]:
+        """Return events by position; here the index in the list, plus one."""
+        await self._turn()
+        return tuple(self._events[max(after_position, 0) :][: max(limit, 0)])
+
+    async def streams(self, after: tuple[str, int], limit: int) -> Sequence[Recorded]:
+        """Return events by stream."""
+        await self._turn()
+        ordered = sorted(self._events, key=_place)
+        return tuple(ordered[bisect_right(ordered, after, key=_place) :][: max(limit, 0)])
+
+    async def find(self, part: str) -> Sequence[str]:
+        """Return at most two tasks; a whole id is found alone."""
+        await self._turn()
+        if part in self._projected:
+            return (part,)
+        found = [task_id for task_id in sorted(self._projected) if task_id.startswith(part) or task_id.endswith(part)]
+        return tuple(found[:2])
+
+    async def tasks(self, query: TaskQuery) -> Sequence[Mapping[str, Any]]:
+        """Return rows of ``tasks``, newest first."""
+        await self._turn()
+        rows = [changes.task for changes in self._projected.values() if changes.task is not None]
+        rows.sort(key=lambda row: (row["created_at_ms"], row["task_id"]), reverse=True)
+        return tuple(dict(row) for row in rows if self._matches(row, query))[: max(query.limit, 0)]
+
+    def _matches(self, row: Mapping[str, Any], query: TaskQuery) -> bool:
+        return (
+            query.state in (None, row["state"])
+            and query.tier in (None, row["tier_requested"])
+            and (query.since_ms is None or row["created_at_ms"] >= query.since_ms)
+            and (query.after is None or (row["created_at_ms"], row["task_id"]) < query.after)
+            and all(self._has_label(row["task_id"], key, value) for key, value in query.labels.items())
+        )
+
+    def _has_label(self, task_id: str, key: str, value: str) -> bool:
+        """Look a label up; the one that can be erased is a payload."""
+        if key == "subject":
+            payload = self._payloads.get((task_id, "subject"))
+            return payload is not None and payload.content == value.encode()
+        labels = self._projected[task_id].task_labels
+        return any(label["key"] == key and label["value"] == value for label in labels)
+
+    async def projected(self, task_id: str) -> Projected:
+        """Return the projections' rows of one task."""
+        await self._turn()
+        changes = self._projected.get(task_id)
+        if changes is None or changes.task is None:
+            return Projected()
+        return Projected(
+            tasks=(dict(changes.task),),
+            attempts=tuple(dict(changes.attempts[number]) for number in sorted(changes.attempts)),
+            decisions=tuple(dict(row) for row in changes.decisions),
+            validations=tuple(dict(row) for row in changes.validations),
+            task_labels=tuple(sorted((dict(row) for row in changes.task_labels), key=lambda row: str(row["key"]))),
+        )
+
+    async def projected_task_ids(self, after: str, limit: int) -> Sequence[str]:
+        """Return the ids that any projection names, sorted."""
+        await self._turn()
+        return tuple(sorted(task_id for task_id in self._projected if task_id > after)[: max(limit, 0)])
+
+    async def check(self) -> Sequence[Problem]:
+        """Find nothing: there is no file that somebody else could change."""
+        await self._turn()
+        return ()
+
+    async def aclose(self) -> None:
+        """Refuse everything from now on."""
+        self._closed = True
+
+    async def _turn(self) -> None:
+        """Let others run, as a store that waits for a disk would."""
+        await asyncio.sleep(0)
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+
+
+def _place(recorded: Recorded) -> tuple[str, int]:
+    return recorded.task_id, recorded.version
+
+
+def _at(position: int, recorded: Recorded) -> Recorded:
+    return Recorded(
+        position,
+        recorded.event_id,
+        recorded.task_id,
+        recorded.version,
+        recorded.type,
+        recorded.schema_version,
+        recorded.recorded_at_ms,
+        recorded.actor,
+        recorded.fence,
+        recorded.data,
+        recorded.prev_hash,
+        recorded.hash,
+    )

@@ -1,0 +1,154 @@
+"""The store in an SQLite file: one writer, a few readers, everything else in the modules beside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from ledger.envelope import Append, Payload, Recorded, Stream
+from ledger.errors import LedgerError
+from ledger.store import sqlite_reads as reads
+from ledger.store.protocol import Problem, Projected, TaskQuery
+from ledger.store.sealing import check
+from ledger.store.sqlite_connection import OneHop, engine
+from ledger.store.sqlite_errors import as_ledger_error, is_busy
+from ledger.store.sqlite_writer import Writer
+from ledger.store.waiting import Patience
+
+__all__ = ["SqliteStore"]
+
+T = TypeVar("T")
+
+READERS: Final = 4
+CLOSE_WITHIN_S: Final = 10.0
+
+
+class SqliteStore:
+    """An open ledger; made by ``ledger.store.opening.open_sqlite``.
+
+    Args:
+        path: the file, which exists and has the schema.
+        now_ms: the clock of ``recorded_at_ms``, UTC milliseconds.
+        busy_deadline_s: how long others may hold the lock before ``LedgerBusy``.
+    """
+
+    def __init__(self, path: Path, *, now_ms: Callable[[], int], busy_deadline_s: float) -> None:
+        self._path = str(path)
+        self._busy_deadline_s = busy_deadline_s
+        self._pid = os.getpid()
+        self._closed = False
+        self._key_salt: bytes | None = None
+        self._readers = engine(path, writer=False, connections=READERS, busy_deadline_s=busy_deadline_s)
+        self._writers = engine(path, writer=True, connections=1, busy_deadline_s=busy_deadline_s)
+        self._permits = asyncio.Semaphore(READERS)
+        self._writer = Writer(self._writers, self._path, now_ms, busy_deadline_s)
+
+    async def append(self, append: Append) -> Stream:
+        """Append all events or none, durably, and return the whole stream."""
+        self._refuse_unusable()
+        check(append)
+        return await self._writer.append(append)
+
+    async def read(self, task_id: str) -> Stream:
+        """Return the stream."""
+        return await self.run(partial(reads.stream, task_id=task_id))
+
+    async def payload(self, task_id: str, slot: str) -> Payload | None:
+        """Return one text of a task."""
+        return await self.run(partial(reads.payload, task_id=task_id, slot=slot))
+
+    async def payloads(self, task_id: str) -> tuple[Payload, ...]:
+        """Return all texts of a task, by slot."""
+        return await self.run(partial(reads.payloads, task_id=task_id))
+
+    async def task_of_key(self, key_digest: bytes) -> str | None:
+        """Return the task that a key names."""
+        return await self.run(partial(reads.task_of_key, digest=key_digest))
+
+    async def key_salt(self) -> bytes:
+        """Return the salt of the keys; it never changes, so it is read once."""
+        if self._key_salt is None:
+            self._key_salt = await self.run(reads.key_salt)
+        return self._key_salt
+
+    async def page(self, after_position: int, limit: int) -> Sequence[Recorded]:
+        """Return events by position."""
+        return await self.run(partial(reads.page, after=after_position, limit=limit))
+
+    async def streams(self, after: tuple[str, int], limit: int) -> Sequence[Recorded]:
+        """Return events by stream."""
+        return await self.run(partial(reads.streams, after=after, limit=limit))
+
+    async def find(self, part: str) -> Sequence[str]:
+        """Return at most two tasks; a whole id is found alone."""
+        return await self.run(partial(reads.find, part=part))
+
+    async def tasks(self, query: TaskQuery) -> Sequence[Mapping[str, Any]]:
+        """Return rows of ``tasks``, newest first."""
+        return await self.run(partial(reads.tasks, query=query))
+
+    async def projected(self, task_id: str) -> Projected:
+        """Return the projections' rows of one task."""
+        return await self.run(partial(reads.projected, task_id=task_id))
+
+    async def projected_task_ids(self, after: str, limit: int) -> Sequence[str]:
+        """Return the ids that any projection names, sorted."""
+        return await self.run(partial(reads.projected_task_ids, after=after, limit=limit))
+
+    async def check(self) -> Sequence[Problem]:
+        """Return what is wrong with the guards, the schema and the file's pages."""
+        return await self.run(reads.check)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function that only reads on a reader's thread, patiently while the file is locked.
+
+        Raises:
+            LedgerError: the file cannot be read.
+        """
+        patience = Patience(self._busy_deadline_s)
+        while True:
+            try:
+                async with self._permits:
+                    self._refuse_unusable()
+                    return await self._run_once(work)
+            except sqlite3.Error as error:
+                if not is_busy(error) or patience.is_over():
+                    raise as_ledger_error(error, self._path) from error
+            await patience.wait()
+
+    async def _run_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        async with self._readers.connect() as connection:
+            raw = await connection.get_raw_connection()
+            driver = raw.driver_connection
+            if not isinstance(driver, OneHop):
+                raise TypeError(f"expected our own connection, not {type(driver).__name__}")
+            return await driver.run(work)
+
+    async def aclose(self) -> None:
+        """Write what waits, then let go of the file, within a bound."""
+        if self._closed or self._pid != os.getpid():
+            return
+        self._closed = True
+        await self._writer.aclose(CLOSE_WITHIN_S)
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                for _ in range(READERS):
+                    await self._permits.acquire()
+                await self._readers.dispose()
+                await self._writers.dispose()
+        except TimeoutError as error:
+            raise LedgerError(f"{self._path}: a disk or a lock kept the ledger from closing in time") from error
+        finally:
+            for _ in range(READERS):
+                self._permits.release()
+
+    def _refuse_unusable(self) -> None:
+        if self._closed:
+            raise LedgerError(f"{self._path}: the ledger is closed")
+        if self._pid != os.getpid():
+            raise LedgerError(f"{self._path} was opened before this process was forked; open it again in the child")

@@ -1,0 +1,185 @@
+"""The statements of the append and of the reads, compiled once from the tables to SQLite's text."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    Insert,
+    Select,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import sqlite
+
+from ledger.store import rows
+from ledger.store import tables as t
+
+__all__ = [
+    "ATTEMPTS_OF",
+    "END_ATTEMPT",
+    "FIND",
+    "FIND_EXACT",
+    "HEADS",
+    "INSERT_ATTEMPT",
+    "INSERT_DECISION",
+    "INSERT_EVENT",
+    "INSERT_KEY",
+    "INSERT_LABEL",
+    "INSERT_PAYLOAD",
+    "INSERT_TASK",
+    "INSERT_VALIDATION",
+    "PAGE",
+    "PAYLOAD",
+    "PAYLOADS",
+    "PROJECTED",
+    "PROJECTED_IDS",
+    "RANGE",
+    "SALT",
+    "STREAM",
+    "STREAMS",
+    "STREAMS_OF",
+    "TASKS_OF",
+    "TASK_OF_KEY",
+    "UPDATE_TASK",
+    "text_of",
+]
+
+DIALECT: Final = sqlite.dialect(paramstyle="named")
+
+
+def text_of(statement: Select[Any] | Insert | Update) -> str:
+    """Return a statement as SQLite reads it: ``:name`` for every parameter, constants in their places."""
+    compiled = statement.compile(dialect=DIALECT)
+    text = str(compiled)
+    for name, bind in compiled.binds.items():
+        if not bind.required:
+            text = re.sub(rf":{name}\b", compiled.render_literal_value(bind.value, bind.type), text)
+    return text
+
+
+def _insert(table: Table, *without: str) -> str:
+    columns: dict[str, BindParameter[Any]] = {
+        column.name: bindparam(column.name) for column in table.c if column.name not in without
+    }
+    return text_of(insert(table).values(columns))
+
+
+def _listed(name: str) -> Select[tuple[str]]:
+    """Select the texts of a JSON list: SQLite's way of passing many values as one."""
+    listed = func.json_each(bindparam(name)).table_valued("value")
+    return select(listed.c.value)
+
+
+def _stream_of(table: Table) -> Column[str]:
+    """Return the column that names the stream a projected row was made from."""
+    return table.c.judge_task_id if table is t.validations else table.c.task_id
+
+
+EVENT: Final = tuple(t.events.c)
+
+INSERT_EVENT: Final = _insert(t.events, "position")
+INSERT_TASK: Final = _insert(t.tasks)
+INSERT_ATTEMPT: Final = _insert(t.attempts)
+INSERT_DECISION: Final = _insert(t.decisions)
+INSERT_VALIDATION: Final = _insert(t.validations)
+INSERT_LABEL: Final = _insert(t.task_labels)
+INSERT_PAYLOAD: Final = _insert(t.payloads)
+INSERT_KEY: Final = _insert(t.keys)
+UPDATE_TASK: Final = text_of(
+    update(t.tasks)
+    .where(t.tasks.c.task_id == bindparam("of_task_id"))
+    .values({column.name: bindparam(column.name) for column in t.tasks.c if column.name not in rows.SUBMITTED})
+)
+END_ATTEMPT: Final = text_of(
+    update(t.attempts)
+    .where(t.attempts.c.task_id == bindparam("of_task_id"), t.attempts.c.attempt == bindparam("of_attempt"))
+    .values({name: bindparam(name) for name in rows.OUTCOME})
+)
+
+_wanted = func.json_each(bindparam("task_ids")).table_valued("value")
+_older = t.events.alias("older")
+_newest = select(func.max(_older.c.version)).where(_older.c.task_id == _wanted.c.value).scalar_subquery()
+HEADS: Final = text_of(
+    select(t.events.c.task_id, t.events.c.version, t.events.c.recorded_at_ms, t.events.c.hash).join_from(
+        _wanted, t.events, and_(t.events.c.task_id == _wanted.c.value, t.events.c.version == _newest)
+    )
+)
+TASKS_OF: Final = text_of(select(t.tasks).where(t.tasks.c.task_id.in_(_listed("task_ids"))))
+ATTEMPTS_OF: Final = text_of(select(t.attempts).where(t.attempts.c.task_id.in_(_listed("task_ids"))))
+STREAMS_OF: Final = text_of(
+    select(*EVENT).where(t.events.c.task_id.in_(_listed("task_ids"))).order_by(t.events.c.task_id, t.events.c.version)
+)
+RANGE: Final = text_of(
+    select(*EVENT)
+    .where(t.events.c.task_id == bindparam("task_id"))
+    .where(t.events.c.version.between(bindparam("first"), bindparam("last")))
+    .order_by(t.events.c.version)
+)
+STREAM: Final = text_of(select(*EVENT).where(t.events.c.task_id == bindparam("task_id")).order_by(t.events.c.version))
+PAGE: Final = text_of(
+    select(*EVENT)
+    .where(t.events.c.position > bindparam("after"))
+    .order_by(t.events.c.position)
+    .limit(bindparam("rows"))
+)
+STREAMS: Final = text_of(
+    select(*EVENT)
+    .where(tuple_(t.events.c.task_id, t.events.c.version) > tuple_(bindparam("task_id"), bindparam("version")))
+    .order_by(t.events.c.task_id, t.events.c.version)
+    .limit(bindparam("rows"))
+)
+PAYLOAD: Final = text_of(
+    select(t.payloads.c.slot, t.payloads.c.salt, t.payloads.c.bytes).where(
+        t.payloads.c.task_id == bindparam("task_id"), t.payloads.c.slot == bindparam("slot")
+    )
+)
+PAYLOADS: Final = text_of(
+    select(t.payloads.c.slot, t.payloads.c.salt, t.payloads.c.bytes)
+    .where(t.payloads.c.task_id == bindparam("task_id"))
+    .order_by(t.payloads.c.slot)
+)
+TASK_OF_KEY: Final = text_of(select(t.keys.c.task_id).where(t.keys.c.digest == bindparam("digest")))
+_id = t.tasks.c.task_id
+_part: BindParameter[str] = bindparam("part")
+FIND_EXACT: Final = text_of(select(_id).where(_id == _part))
+FIND: Final = text_of(
+    select(_id)
+    .where(
+        or_(
+            func.substr(_id, 1, func.length(_part)) == _part,
+            and_(func.length(_id) >= func.length(_part), func.substr(_id, -func.length(_part)) == _part),
+        )
+    )
+    .order_by(_id)
+    .limit(2)
+)
+SALT: Final = text_of(select(t.salts.c.salt).where(t.salts.c.name == bindparam("name")))
+
+PROJECTED: Final = tuple(
+    text_of(select(table).where(_stream_of(table) == bindparam("task_id")).order_by(*table.primary_key.columns))
+    for table in t.PROJECTIONS
+)
+"""The rows that one stream made, a statement for each projection."""
+PROJECTED_IDS: Final = tuple(
+    text_of(
+        select(_stream_of(table))
+        .distinct()
+        .where(_stream_of(table) > bindparam("after"))
+        .order_by(_stream_of(table))
+        .limit(bindparam("rows"))
+    )
+    for table in t.PROJECTIONS
+)
+"""The streams that rows say they come from, a statement for each projection."""

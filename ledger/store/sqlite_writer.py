@@ -1,0 +1,151 @@
+"""The one writer of a store: it takes waiting appends in groups, one transaction each, and answers after COMMIT."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ledger.envelope import Append, Stream
+from ledger.errors import DispatchError, LedgerError
+from ledger.store.sqlite_append import append_group
+from ledger.store.sqlite_connection import OneHop
+from ledger.store.sqlite_errors import as_ledger_error, is_busy
+from ledger.store.waiting import Patience
+
+__all__ = ["Writer"]
+
+GROUP_MAX: Final = 48
+"""Appends in one transaction; without a cap all callers march in step and wait for the slowest."""
+LOOK_AHEAD: Final = 4 * GROUP_MAX
+"""Waiting appends looked through for a group; those of a stream that is in the group already are passed over."""
+YIELD_MAX_S: Final = 0.002
+"""The most that a writer leaves the lock to other processes after it had to wait for them."""
+CONTENDED_FOR_S: Final = 1.0
+
+
+class Waiting(NamedTuple):
+    """An append and whom to tell."""
+
+    append: Append
+    told: asyncio.Future[Stream]
+    since_s: float
+
+
+class Writer:
+    """Appends of one process to one file."""
+
+    def __init__(self, engine: AsyncEngine, path: str, now_ms: Callable[[], int], busy_deadline_s: float) -> None:
+        self._engine = engine
+        self._path = path
+        self._now_ms = now_ms
+        self._busy_deadline_s = busy_deadline_s
+        self._waiting: deque[Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._connection: AsyncConnection | None = None
+        self._closing = False
+        self._contended_until_s = 0.0
+
+    async def append(self, append: Append) -> Stream:
+        """Hand over an append and wait for its fate; once handed over it is written whatever becomes of the caller."""
+        if self._closing:
+            raise LedgerError("the ledger is closed")
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="ledger-writer")
+        told: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
+        self._waiting.append(Waiting(append, told, time.monotonic()))
+        self._wake.set()
+        return await told
+
+    async def aclose(self, within_s: float) -> None:
+        """Write what waits, then stop; what is not written within the bound is refused."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait((self._task,), timeout=within_s)
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=within_s)
+        self._tell_all(list(self._waiting), LedgerError("the ledger was closed before this append could be written"))
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
+
+    async def _run(self) -> None:
+        while self._waiting or not self._closing:
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            group = self._next_group()
+            await self._write(group)
+            if time.monotonic() < self._contended_until_s:
+                await asyncio.sleep(random.uniform(0, YIELD_MAX_S))  # noqa: S311 - fairness, not secrecy
+
+    def _next_group(self) -> list[Waiting]:
+        """Take, in order, appends of streams and keys that differ: two of one stream go one after the other."""
+        group: list[Waiting] = []
+        passed_over: list[Waiting] = []
+        taken: set[str | bytes | None] = set()
+        while self._waiting and len(group) < GROUP_MAX and len(passed_over) < LOOK_AHEAD:
+            waiting = self._waiting.popleft()
+            names: set[str | bytes | None] = {waiting.append.task_id, waiting.append.key_digest} - {None}
+            if names & taken:
+                passed_over.append(waiting)
+            else:
+                group.append(waiting)
+            taken |= names  # also of one passed over: a later append of its stream must not overtake it
+        self._waiting.extendleft(reversed(passed_over))
+        return group
+
+    async def _write(self, group: Sequence[Waiting]) -> None:
+        """Write a group, again and again while the file is locked; tell everybody."""
+        appends = [waiting.append for waiting in group]
+        patience = Patience(self._busy_deadline_s - (time.monotonic() - group[0].since_s))
+        try:
+            outcomes = await self._written(appends, patience)
+        except DispatchError as error:
+            self._tell_all(group, error)
+        except asyncio.CancelledError:
+            self._tell_all(group, LedgerError("the ledger was closed while this append was being written"))
+            raise
+        except Exception as error:  # noqa: BLE001 - told to every caller; the writer lives on for the next group
+            self._tell_all(group, LedgerError(f"{self._path}: the writer failed: {error!r}"))
+        else:
+            for waiting, outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, DispatchError):
+                    self._tell_all((waiting,), outcome)
+                elif not waiting.told.done():
+                    waiting.told.set_result(outcome)
+
+    async def _written(self, appends: Sequence[Append], patience: Patience) -> list[Stream | DispatchError]:
+        while True:
+            try:
+                connection = await self._driver()
+                return await connection.run(partial(append_group, appends=appends, now_ms=self._now_ms()))
+            except sqlite3.Error as error:
+                if not is_busy(error) or patience.is_over():
+                    raise as_ledger_error(error, self._path) from error
+            self._contended_until_s = time.monotonic() + CONTENDED_FOR_S
+            await patience.wait()
+
+    async def _driver(self) -> OneHop:
+        if self._connection is None:
+            self._connection = await self._engine.connect()
+        raw = await self._connection.get_raw_connection()
+        driver = raw.driver_connection
+        if not isinstance(driver, OneHop):
+            raise TypeError(f"expected our own connection, not {type(driver).__name__}")
+        return driver
+
+    def _tell_all(self, group: Sequence[Waiting], error: DispatchError) -> None:
+        for waiting in group:
+            if not waiting.told.done():
+                waiting.told.set_exception(error)

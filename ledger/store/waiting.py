@@ -1,0 +1,34 @@
+"""Waiting for a lock that another process holds: full jitter, growing, up to a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Final
+
+__all__ = ["Patience"]
+
+WAIT_FIRST_S: Final = 0.002
+WAIT_MAX_S: Final = 0.1
+
+
+class Patience:
+    """How long one piece of work has waited, and may still wait."""
+
+    def __init__(self, within_s: float) -> None:
+        self._deadline_s = time.monotonic() + within_s
+        self._ceiling_s = WAIT_FIRST_S
+
+    def is_over(self) -> bool:
+        """Say whether the deadline has passed."""
+        return time.monotonic() >= self._deadline_s
+
+    async def wait(self) -> None:
+        """Sleep for any time up to a ceiling that doubles; whoever else waits draws another."""
+        await asyncio.sleep(self.draw_s())
+
+    def draw_s(self) -> float:
+        """Return the next wait, for those who sleep by themselves."""
+        ceiling_s, self._ceiling_s = self._ceiling_s, min(2 * self._ceiling_s, WAIT_MAX_S)
+        return random.uniform(0, ceiling_s)  # noqa: S311 - jitter, not secrecy
