@@ -24,9 +24,9 @@ EXPORTS: Final = 30
 
 UNFINISHED: Final = re.compile(r"\b(" + "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")) + r")\b")
 MACHINE: Final = re.compile(
-    r"(?<![\w.])/(work|root|opt|home|Users)/|(registry\.npm" + r"js|py" + r"pi|pythonhosted)\.org"
+    r"(?<![\w.])/(work|root|opt|home|Users)/\w|(registry\.npm" + r"js|py" + r"pi|pythonhosted)\.org"
 )
-REASON: Final = r"\s+[-#]\s+\S.{4,}"
+REASON: Final = r"\s+[-#]\s+\S.{3,}"
 EXCUSES: Final = (
     (re.compile(r"#\s*noqa\b"), re.compile(r"# noqa: [A-Z]+\d+(, [A-Z]+\d+)*" + REASON)),
     (re.compile(r"#\s*type:\s*ignore\b"), re.compile(r"# type: ignore\[[a-z-]+(, ?[a-z-]+)*\]" + REASON)),
@@ -175,7 +175,7 @@ def test_an_exception_to_a_rule_has_a_reason() -> None:
     ("comment", "reasoned"),
     [
         pytest.param("# noqa: S101 - tests assert", True, id="a reason"),
-        pytest.param("# noqa: S101, S102 - both", True, id="two rules"),
+        pytest.param("# noqa: S101, S102 - both rules", True, id="two rules"),
         pytest.param("# noqa", False, id="every rule"),
         pytest.param("# noqa: S101", False, id="no reason"),
         pytest.param("# type: ignore[arg-type]  # the stub is wrong", True, id="a type's reason"),
