@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -58,9 +59,11 @@ def fake(tmp_path: Path, notes: Path) -> Callable[[str], GeminiClient]:
     """Make a client whose CLI is this Python text."""
 
     def make(text: str) -> GeminiClient:
-        script = tmp_path / "gemini"
-        script.write_text(f"#!{sys.executable} -IS\nNOTES = {str(notes)!r}\n{PREAMBLE}\n{text}\n")
-        script.chmod(0o755)
+        played = tmp_path / "played.py"
+        played.write_text(f"NOTES = {str(notes)!r}\n{PREAMBLE}\n{text}\n")
+        command = tmp_path / "gemini"
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(played))} "$@"\n')
+        command.chmod(0o755)
         return GeminiClient(env={"PATH": str(tmp_path), "GEMINI_API_KEY": CANARY, "ANTHROPIC_API_KEY": "not yours"})
 
     return make
@@ -229,7 +232,8 @@ async def test_what_the_cli_gets(fake: Callable[[str], GeminiClient], notes: Pat
     assert facts["args"][:-1] == ["-m", "gemini-2.5-flash", "-o", "json", "-e", "none", "--session-id"]
     private = {"HOME", "GEMINI_CLI_HOME", "TMPDIR", "GEMINI_SYSTEM_MD"}
     fixed = {"GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_CLI_NO_RELAUNCH", "NO_COLOR", "GEMINI_API_KEY", "PATH"}
-    assert private | fixed == facts["env"].keys() - {"LC_CTYPE"}  # which Python sets in itself
+    of_the_fake = {"LC_CTYPE", "PWD", "OLDPWD", "SHLVL", "_"}  # which Python and the shell set in themselves
+    assert private | fixed == facts["env"].keys() - of_the_fake
     assert all(facts["env"][name].startswith(str(temporary)) for name in private)
     assert (
         facts["stdin"],

@@ -1,0 +1,150 @@
+"""Running a batch: a bounded number of tasks side by side, each provider with its share, each line counted once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from ledger.batch.lines import Asked, BatchRefused, LineProblem
+from ledger.batch.tally import Finished, Tally
+from ledger.errors import IdempotencyConflict, PromptRefused, RequestRefused
+from ledger.executor.api import Executor
+from ledger.executor.attempt import Listener
+from ledger.executor.requests import fingerprint, key_digest
+from ledger.registry import ModelRegistry
+
+__all__ = ["refuse_taken_keys", "run_batch", "usual_concurrency"]
+
+CONCURRENCY_MAX: Final = 64
+DRAIN_S: Final = 30.0
+"""How long, after the ledger failed one task, the others may still bring in answers that are paid for."""
+CLEAN_UP_S: Final = 15.0
+
+
+def usual_concurrency(registry: ModelRegistry, batch: Iterable[Asked]) -> int:
+    """Return the sum of the limits of the providers that the batch begins with, at most 64."""
+    providers = {registry.entry(asked.request.tier).provider for asked in batch}
+    return max(1, min(CONCURRENCY_MAX, sum(registry.concurrency(provider) for provider in providers)))
+
+
+async def refuse_taken_keys(executor: Executor, batch: Sequence[Asked], name: str) -> None:
+    """Look every written key up in the ledger, before anything is submitted.
+
+    Raises:
+        BatchRefused: a key names another request there.
+    """
+    store = await executor.ledger.store()
+    salt = await store.key_salt()
+    problems = []
+    for asked in batch:
+        request = asked.request
+        digest = None if request.key is None else key_digest(request, salt)
+        task_id = None if digest is None else await store.task_of_key(digest)
+        payload = None if task_id is None else await store.payload(task_id, "fingerprint")
+        if request.key is None or task_id is None or payload is None:
+            continue
+        if payload.content != fingerprint(request):
+            problems.append(LineProblem(asked.lines[0], str(IdempotencyConflict(request.key, task_id))))
+    if problems:
+        raise BatchRefused(name, sorted(problems, key=lambda problem: problem.line))
+
+
+async def run_batch(
+    executor: Executor,
+    batch: Sequence[Asked],
+    *,
+    concurrency: int | None = None,
+    on_finished: Callable[[Finished], object] | None = None,
+) -> Tally:
+    """Bring every request to its end.
+
+    A line that its client refuses does not stop the others. When the ledger fails, no new task is begun, and what is
+    in flight may end within a bound.
+
+    Args:
+        executor: what dispatches.
+        batch: the requests.
+        concurrency: tasks under way at once; None is ``usual_concurrency``.
+        on_finished: told of each request at its end.
+
+    Raises:
+        DispatchError: the ledger or the configuration cannot be used.
+    """
+    run = _Run(executor, batch, on_finished)
+    workers = min(len(batch), concurrency or usual_concurrency(executor.registry, batch))
+    if workers:
+        await run.side_by_side(workers)
+    return run.tally
+
+
+class _Run:
+    """A batch under way."""
+
+    def __init__(
+        self, executor: Executor, batch: Sequence[Asked], on_finished: Callable[[Finished], object] | None
+    ) -> None:
+        self._executor = executor
+        self._lanes = _Lanes(executor.registry, batch)
+        self._on_finished = on_finished
+        self._stopped = False
+        self.tally = Tally()
+
+    async def side_by_side(self, workers: int) -> None:
+        """Work with so many workers until nothing is left; raise what stopped one of them."""
+        working = [asyncio.create_task(self._work()) for _ in range(workers)]
+        try:
+            _, running = await asyncio.wait(working, return_when=asyncio.FIRST_EXCEPTION)
+            if running:
+                self._stopped = True
+                await asyncio.wait(running, timeout=DRAIN_S)
+        finally:
+            for task in working:
+                task.cancel()
+            await asyncio.wait(working, timeout=CLEAN_UP_S)
+        failures = [error for task in working if task.done() and not task.cancelled() and (error := task.exception())]
+        if failures:
+            raise failures[0]
+
+    async def _work(self) -> None:
+        while not self._stopped and (taken := self._lanes.take()) is not None:
+            lane, asked = taken
+            try:
+                finished = await self._dispatched(asked)
+            finally:
+                self._lanes.leave(lane)
+            self.tally.add(finished)
+            if self._on_finished is not None:
+                self._on_finished(finished)
+
+    async def _dispatched(self, asked: Asked) -> Finished:
+        worker = self._executor.worker
+        try:
+            return Finished(asked, await self._executor.dispatch(asked.request, Listener()), None, worker)
+        except (PromptRefused, RequestRefused, IdempotencyConflict) as refusal:
+            return Finished(asked, None, refusal, worker)
+
+
+class _Lanes:
+    """What waits, by the provider that it begins with, so that a slow provider's queue keeps nobody else waiting."""
+
+    def __init__(self, registry: ModelRegistry, batch: Sequence[Asked]) -> None:
+        self._waiting: dict[str, deque[Asked]] = {}
+        for asked in batch:
+            self._waiting.setdefault(registry.entry(asked.request.tier).provider, deque()).append(asked)
+        self._limits = {provider: registry.concurrency(provider) for provider in self._waiting}
+        self._running: Counter[str] = Counter()
+
+    def take(self) -> tuple[str, Asked] | None:
+        """Return the next request of the provider whose limit is least used; None when nothing waits."""
+        lanes = [provider for provider, waiting in self._waiting.items() if waiting]
+        if not lanes:
+            return None
+        lane = min(lanes, key=lambda provider: self._running[provider] / self._limits[provider])
+        self._running[lane] += 1
+        return lane, self._waiting[lane].popleft()
+
+    def leave(self, lane: str) -> None:
+        """Say that a request has come to its end."""
+        self._running[lane] -= 1

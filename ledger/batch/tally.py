@@ -1,0 +1,133 @@
+"""What a batch came to: how each line is counted, and what is written about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ledger.batch.lines import Asked
+from ledger.errors import IdempotencyConflict, PromptRefused, RequestRefused
+from ledger.executor.api import Dispatched
+from ledger.state import Held
+
+__all__ = ["Finished", "Tally", "task_record"]
+
+TASK_KEYS: Final = (
+    "task_id",
+    "state",
+    "success",
+    "tier",
+    "model",
+    "response",
+    "error",
+    "error_type",
+    "tokens_input",
+    "tokens_output",
+    "latency_ms",
+    "attempts",
+    "cost_nano_usd",
+    "served_model",
+    "finish_reason",
+    "request_id",
+)
+
+Refusal = PromptRefused | RequestRefused | IdempotencyConflict
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request brought to its end, or refused by its client before any event."""
+
+    asked: Asked
+    done: Dispatched | None
+    refusal: Refusal | None
+    worker: str
+    """Whose attempts are this run's."""
+
+    @property
+    def count(self) -> str:
+        """The word that its lines count under."""
+        if self.done is None:
+            return "refused"
+        if self.done.succeeded_before:
+            return "reused"
+        if isinstance(self.done.story.state, Held):
+            return "held"
+        return "succeeded" if self.done.result.success else "failed"
+
+    @property
+    def new(self) -> bool:
+        """Submitted by this run."""
+        return self.done is not None and self.done.story.task.submitted.owner == self.worker
+
+    @property
+    def costs(self) -> list[int | None]:
+        """What each attempt of this run cost, None where unknown."""
+        if self.done is None:
+            return []
+        story = self.done.story
+        mine = [story.outcomes.get(number) for number, start in story.started.items() if start.worker == self.worker]
+        return [None if outcome is None else outcome.cost_nano_usd for outcome in mine]
+
+    def record(self, line: int) -> dict[str, Any]:
+        """Return what is written about one of its lines."""
+        request = self.asked.request
+        named = {"line": line} if request.key is None else {"line": line, "key": request.key}
+        if self.done is None:
+            nothing = dict.fromkeys(TASK_KEYS)
+            refused = {"state": "refused", "success": False, "tier": request.tier, "response": ""}
+            why = {"error": str(self.refusal), "error_type": "invalid_request"}
+            return {**named, **nothing, **refused, **why, "latency_ms": 0, "attempts": 0, "cost_nano_usd": 0}
+        return {**named, **task_record(self.done)}
+
+
+class Tally:
+    """What a batch came to; each line counts once, attempts and cost are this run's."""
+
+    def __init__(self) -> None:
+        self.lines: Counter[str] = Counter()
+        self.submitted = 0
+        self.attempts = 0
+        self.cost_known_nano_usd = 0
+        self.cost_unknown_attempts = 0
+
+    def add(self, finished: Finished) -> None:
+        """Count a request's lines."""
+        self.lines[finished.count] += len(finished.asked.lines)
+        self.submitted += finished.new
+        costs = finished.costs
+        self.attempts += len(costs)
+        self.cost_known_nano_usd += sum(cost for cost in costs if cost is not None)
+        self.cost_unknown_attempts += costs.count(None)
+
+    @property
+    def all_well(self) -> bool:
+        """Every line has its answer."""
+        return not (self.lines["failed"] or self.lines["held"] or self.lines["refused"])
+
+    def summary(self) -> dict[str, int | None]:
+        """Return the sums; the cost is None if a part of it is unknown."""
+        return {
+            "lines": self.lines.total(),
+            "submitted": self.submitted,
+            "succeeded": self.lines["succeeded"],
+            "failed": self.lines["failed"],
+            "held": self.lines["held"],
+            "reused": self.lines["reused"],
+            "refused": self.lines["refused"],
+            "attempts": self.attempts,
+            "cost_nano_usd": None if self.cost_unknown_attempts else self.cost_known_nano_usd,
+            "cost_known_nano_usd": self.cost_known_nano_usd,
+            "cost_unknown_attempts": self.cost_unknown_attempts,
+        }
+
+
+def task_record(done: Dispatched) -> dict[str, Any]:
+    """Return what is said of a task in JSON; tier and model are the last attempt's, attempts and cost the task's."""
+    known = {
+        **done.result.model_dump(include=set(TASK_KEYS)),
+        "task_id": done.story.task_id,
+        "state": done.story.state_name,
+    }
+    return {key: known[key] for key in TASK_KEYS}

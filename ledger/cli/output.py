@@ -1,0 +1,144 @@
+"""What reaches the terminal, a pipe or a file: answers, notes, tables, JSON; never a control character raw."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, Literal, TextIO
+
+__all__ = [
+    "NANO",
+    "NO_PRICES",
+    "Column",
+    "answer",
+    "complain",
+    "document",
+    "is_terminal",
+    "money",
+    "note",
+    "prepare",
+    "shortened",
+    "table",
+    "visible",
+    "write",
+]
+
+# All of C0 but tab and newline, DEL, C1, the marks that turn a line's direction round, and lone surrogates.
+UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+NO_PRICES: Final = "no prices yet"
+NANO: Final = 1_000_000_000
+
+Column = tuple[str, Literal["left", "right"]]
+
+
+def prepare() -> None:
+    """Let pipes and files have UTF-8, whatever the locale, and nothing end in an encoding error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+            if not stream.isatty():
+                stream.reconfigure(encoding="utf-8")
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Say whether a person looks at this stream; None is standard output."""
+    return (stream or sys.stdout).isatty()
+
+
+def visible(text: str) -> str:
+    r"""Return a text whose control characters are written out, as in ``\x1b``."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
+
+
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Write as it is; a reader that went away is no error, and nothing more is written to it."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def answer(text: str) -> None:
+    """Write a model's text on a line of its own: untouched into a pipe, made safe for a terminal."""
+    shown = visible(text) if is_terminal() else text
+    write(shown if shown.endswith("\n") else f"{shown}\n")
+
+
+def note(text: str) -> None:
+    """Write a line beside the result, on standard error."""
+    write(f"{visible(text)}\n", sys.stderr)
+
+
+def complain(text: str) -> None:
+    """Say what went wrong, on standard error."""
+    note(f"dispatch-ledger: {text}")
+
+
+def document(value: Any) -> None:
+    """Write one JSON document; bytes are hex in it."""
+    on_terminal = is_terminal()
+    text = json.dumps(value, ensure_ascii=False, indent=2 if on_terminal else None, default=_plain)
+    if on_terminal:
+        # JSON leaves DEL, C1 and the direction marks raw; they stand in strings only, where this escape is JSON too.
+        text = UNSAFE.sub(lambda found: "\n" if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+    write(f"{text}\n")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows under their columns' names: a table on a terminal, aligned text in a pipe."""
+    cells = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
+    if is_terminal():
+        _rich_table(columns, cells)
+        return
+    widths = [
+        max(len(line[place]) for line in [[name for name, _ in columns], *cells]) for place in range(len(columns))
+    ]
+    for line in [[name for name, _ in columns], *cells]:
+        padded = [
+            cell.rjust(width) if side == "right" else cell.ljust(width)
+            for cell, width, (_, side) in zip(line, widths, columns, strict=True)
+        ]
+        write("  ".join(padded).rstrip() + "\n")
+
+
+def _rich_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+    from rich.table import Table  # noqa: PLC0415 - likewise
+    from rich.text import Text  # noqa: PLC0415 - likewise
+
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    for name, side in columns:
+        drawn.add_column(name, justify=side, overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(drawn)
+
+
+def money(known_nano_usd: int, unknown_attempts: int) -> str:
+    """Say what attempts cost; unknown is never shown as nothing."""
+    known = f"{known_nano_usd / NANO:.6f} USD"
+    if not unknown_attempts:
+        return f"cost {known}" if known_nano_usd else "cost 0"
+    calls = "1 attempt" if unknown_attempts == 1 else f"{unknown_attempts:,} attempts"
+    return f"cost unknown for {calls} ({NO_PRICES})" + (f", {known} known" if known_nano_usd else "")
+
+
+def shortened(text: str, most: int) -> str:
+    """Return at most so many characters, and say what was left out."""
+    if len(text) <= most:
+        return text
+    return f"{text[:most]} … ({len(text) - most:,} more characters; --full shows them)"

@@ -1,0 +1,29 @@
+"""``validate``: have an output judged."""
+
+from __future__ import annotations
+
+import click
+
+from ledger.cli.options import Common, common, pass_common
+
+__all__ = ["validate"]
+
+
+@click.command(short_help="Have an output judged; the exit code is 0 whatever the verdict.")
+@click.option("--task", metavar="TEXT", help="What was asked for.")
+@click.option("--output", metavar="TEXT", help="What came out.")
+@click.option("--task-id", metavar="TASK", help="Judge the answer of this task instead: a unique beginning or end.")
+@common
+@pass_common
+def validate(common: Common, task: str | None, output: str | None, task_id: str | None) -> int:
+    """Have Sonnet judge an output: a text of yours, or a finished task's answer.
+
+    The verdict is a task of its own in the ledger. Any trouble with the judge is a verdict that does not pass.
+    """
+    from ledger.cli.work.validate import judge_stored, judge_texts  # noqa: PLC0415 - loaded when the command runs
+
+    if task_id is not None and task is None and output is None:
+        return judge_stored(common, task_id)
+    if task is not None and output is not None and task_id is None:
+        return judge_texts(common, task, output)
+    raise click.UsageError("give --task with --output, or --task-id alone")

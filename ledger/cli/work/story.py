@@ -1,0 +1,161 @@
+"""Each event in words: what happened, what was decided and why, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ledger import events as e
+from ledger.cli import output
+from ledger.cli.work.words import clock
+from ledger.parts import Decision, Outcome
+from ledger.policy import Step
+
+__all__ = ["cost_of", "event_lines"]
+
+Texts = Mapping[str, str]
+
+
+def event_lines(event: e.Event, texts: Texts) -> list[str]:
+    """Say what an event is, in one line or more; ``texts`` are the task's, by slot."""
+    match event:
+        case e.TaskSubmitted():
+            return _submitted(event)
+        case e.AttemptStarted():
+            return _started(event)
+        case e.AttemptSucceeded():
+            return [f"attempt {event.attempt} succeeded {_figures(event)}", *_details(event)]
+        case e.AttemptFailed():
+            status = "" if event.status_code is None else f" ({event.status_code})"
+            head = f"attempt {event.attempt} failed: {event.error_type}{status} {_figures(event)}"
+            return [head, *_details(event), *_message(event.attempt, texts)]
+        case e.AttemptOrphaned():
+            what = f"attempt {event.attempt} orphaned ({event.cause}): what it did is unknown, "
+            return [what + _exposure(event.exposure_nano_usd)]
+        case e.AttemptSettled():
+            return [
+                f"attempt {event.attempt} settled ({event.via}): {event.outcome} {_figures(event)}",
+                *_details(event),
+            ]
+        case e.ValidationPassed() | e.ValidationFailed():
+            word = "passed" if isinstance(event, e.ValidationPassed) else "did not pass"
+            escalate = ", asks for a higher tier" if event.escalate else ""
+            head = f"the output {word}, confidence {event.confidence_thousandths / 1000:g}{escalate}"
+            issues = texts.get(f"issues/{event.judge_attempt}")
+            return [head] if issues is None else [head, f"issues {output.visible(issues)}"]
+        case e.ValidationErrored():
+            return [f"no verdict could be had: {event.error_type}"]
+        case e.PayloadErased():
+            return [f"the text {event.slot} was erased: {output.visible(event.reason)}"]
+        case Decision():
+            return _decided(event)
+        case _:
+            return [event.TYPE]
+
+
+def _submitted(event: e.TaskSubmitted) -> list[str]:
+    why = {"caller": "the caller asked for it"}.get(event.why.kind, f"by {event.why.kind}")
+    steps = event.judge if event.kind == "validation" else event.route
+    policy = event.policy
+    waits = f"waits {policy.backoff_initial_ms:,} ms, times {policy.backoff_multiplier_ppm / 1_000_000:g} each time"
+    limit = f"output limit {event.max_tokens:,} tokens"
+    lines = [
+        f"decided route: {event.kind} on {event.tier}, {why}",
+        ", then ".join(_step(step) for step in steps),
+        f"{waits}, at most {policy.backoff_max_ms:,} ms, ± {policy.jitter_ppm / 10_000:g} %; {limit}",
+    ]
+    if event.judged_task_id is not None:
+        lines.append(f"judges attempt {event.judged_attempt} of task {event.judged_task_id}")
+    return lines
+
+
+def _step(step: Step) -> str:
+    tries = "1 try" if step.tries == 1 else f"{step.tries} tries"
+    return f"{step.tier} ({step.provider} {step.model}, {tries}, {step.timeout_ms / 1000:g} s each)"
+
+
+def _started(event: e.AttemptStarted) -> list[str]:
+    to_do = "" if event.purpose == "generate" else " to judge"
+    head = f"attempt {event.attempt} started{to_do}: {event.tier}, {event.provider} {event.request_model}"
+    bound = (
+        "" if event.upper_bound_nano_usd is None else f", at most {event.upper_bound_nano_usd / output.NANO:.6f} USD"
+    )
+    prefix = "" if event.prompt_prefix is None else f", a {event.prompt_prefix} put before the prompt"
+    return [f"{head}, until {clock(event.deadline_ms)}{bound}{prefix}"]
+
+
+def _figures(event: Outcome) -> str:
+    after = "" if event.latency_ms is None else f"after {event.latency_ms:,} ms, "
+    return f"{after}{_tokens(event)}, {cost_of(event)}"
+
+
+def _tokens(event: Outcome) -> str:
+    if event.usage_source == "not_billed":
+        return "not billed"
+    if not event.usage:
+        return "tokens unknown"
+    inputs = [
+        None
+        if row.input_uncached_tokens is None
+        else row.input_uncached_tokens
+        + sum(count or 0 for count in (row.cache_read_tokens, row.cache_write_5m_tokens, row.cache_write_1h_tokens))
+        for row in event.usage
+    ]
+    outputs = [row.output_tokens for row in event.usage]
+    return f"{_sum(inputs)} tokens in, {_sum(outputs)} out"
+
+
+def _sum(counts: list[int | None]) -> str:
+    known = [count for count in counts if count is not None]
+    return f"{sum(known):,}" if len(known) == len(counts) else "unknown"
+
+
+def cost_of(event: Outcome) -> str:
+    """Say what an attempt cost; unknown is never shown as nothing."""
+    if event.cost_nano_usd is None:
+        return _exposure(event.exposure_nano_usd)
+    return output.money(event.cost_nano_usd, 0)
+
+
+def _exposure(exposure_nano_usd: int | None) -> str:
+    if exposure_nano_usd is None:
+        return f"cost unknown ({output.NO_PRICES})"
+    return f"cost unknown, at most {exposure_nano_usd / output.NANO:.6f} USD"
+
+
+def _details(event: Outcome) -> list[str]:
+    """Say who answered, and how the provider names it."""
+    reasoning = sum(row.reasoning_tokens or 0 for row in event.usage)
+    parts = [
+        f"served by {event.served_model}" if event.served_model else "",
+        f"finish reason {event.finish_reason}" if event.finish_reason else "",
+        f"request {event.request_id}" if event.request_id else "",
+        f"{reasoning:,} of the tokens out for thinking" if reasoning else "",
+        f"{event.provider_requests:,} requests at the provider" if (event.provider_requests or 0) > 1 else "",
+    ]
+    told = ", ".join(part for part in parts if part)
+    return [output.visible(told)] if told else []
+
+
+def _message(attempt: int, texts: Texts) -> list[str]:
+    message = texts.get(f"message/{attempt}")
+    return [] if message is None else [f"“{output.visible(output.shortened(message, 300))}”"]
+
+
+def _decided(event: e.Event) -> list[str]:
+    """Say what was chosen, from what reason by which rule."""
+    if not isinstance(event, Decision):
+        return []
+    because = f"because of {event.reason} (rule {event.rule})"
+    match event:
+        case e.RetryScheduled():
+            wait = f"waits {event.wait_ms:,} ms, not before {clock(event.not_before_ms)}"
+            return [f"decided retry: attempt {event.next_attempt} on {event.tier}, {because}", wait]
+        case e.FallbackSelected() | e.EscalationSelected():
+            return [f"decided {event.decision}: from {event.from_tier} to {event.to_tier}, {because}"]
+        case e.TaskSucceeded():
+            judged = {True: ", accepted", False: ", not accepted", None: ""}[event.accepted]
+            return [f"decided succeed: the answer of attempt {event.attempt}{judged} (rule {event.rule})"]
+        case e.TaskFailed():
+            return [f"decided {event.decision}: the task fails with {event.error_type} (rule {event.rule})"]
+        case _:
+            return [f"decided {event.decision}: {because}"]
