@@ -19,7 +19,20 @@ from ledger.store.protocol import Projected
 from ledger.store.rows import OUTCOME, SUBMITTED
 from ledger.store.tables import PROJECTIONS
 from ledger.system_events import BreakerClosed
-from tests.histories import START_MS, WORKER, History, policy, request, started, step, validation
+from tests.histories import (
+    START_MS,
+    WORKER,
+    History,
+    failed,
+    orphaned,
+    policy,
+    request,
+    settled,
+    started,
+    step,
+    succeeded,
+    validation,
+)
 from tests.walks import Walk, histories, recorded
 
 JUDGED: dict[str, Any] = {
@@ -217,6 +230,14 @@ def test_a_settled_attempt_keeps_what_was_known() -> None:
         "exposure_nano_usd": None,
     }
     assert expected == {name: row[name] for name in expected}
+
+
+def test_an_outcome_counts_once() -> None:
+    """What comes for an attempt that has ended, or never began, leaves the rows as they are."""
+    history = History().start().succeed(served_model="first")
+    before = projected(history)
+    history.events += [succeeded(1, served_model="second"), failed(1), orphaned(1), failed(9), settled(9)]
+    assert before == projected(history)
 
 
 def test_every_decision_has_its_row() -> None:

@@ -397,6 +397,16 @@ async def test_a_lock_that_is_kept_is_told(path: Path, store: SqliteStore) -> No
     assert len(await store.page(0, 9)) == 1
 
 
+async def test_a_file_that_nobody_may_read(path: Path) -> None:
+    """Somebody keeps the whole file for himself: opening it waits, then says so."""
+    with by_hand(path) as database:
+        database.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT")
+        with pytest.raises(LedgerBusy):
+            await open_sqlite(path, create=False, now_ms=Clock(), busy_deadline_s=0.05)
+    store = await open_sqlite(path, create=False, now_ms=Clock())
+    await store.aclose()
+
+
 async def test_a_caller_that_leaves_a_locked_ledger(path: Path, store: SqliteStore) -> None:
     """It is cancelled at once; what it had handed over is written when the lock is free."""
     with by_hand(path) as database:

@@ -73,7 +73,8 @@ class Store(Protocol):
 
         Raises:
             VersionConflict: the stream is not at ``expected_version``.
-            KeyTaken: the key names a task already.
+            KeyTaken: the key names another task already; told before a conflict of versions.
+            EventInvalid: an event has no canonical form, or an event id or a payload's slot is in use already.
             LedgerError: the ledger cannot be used; nothing was written.
         """
         ...

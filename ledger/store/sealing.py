@@ -62,10 +62,9 @@ def sealed(append: Append, head: Head, now_ms: int) -> list[tuple[Recorded, Even
 
 
 def is_repeat(append: Append, stored: Sequence[Recorded]) -> bool:
-    """Say whether ``stored``, the events at the append's versions, are its own: same ids, same content."""
+    """Say whether ``stored``, the events at the append's versions, are its own: same hash, so same id and content."""
     return len(stored) == len(append.events) and all(
-        old.event_id == new.event_id and old.hash == _as_stored(append, index, old).hash
-        for index, (old, new) in enumerate(zip(stored, append.events, strict=True))
+        old.hash == _as_stored(append, index, old).hash for index, old in enumerate(stored)
     )
 
 

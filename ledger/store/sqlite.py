@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from ledger.envelope import Append, Payload, Recorded, Stream
 from ledger.errors import LedgerError
 from ledger.store import sqlite_reads as reads
 from ledger.store.protocol import Problem, Projected, TaskQuery
 from ledger.store.sealing import check
-from ledger.store.sqlite_connection import OneHop, engine
+from ledger.store.sqlite_connection import OneHop, checked_out, engine
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
 from ledger.store.sqlite_writer import Writer
 from ledger.store.waiting import Patience
@@ -45,6 +47,7 @@ class SqliteStore:
         self._key_salt: bytes | None = None
         self._readers = engine(path, writer=False, connections=READERS, busy_deadline_s=busy_deadline_s)
         self._writers = engine(path, writer=True, connections=1, busy_deadline_s=busy_deadline_s)
+        self._idle: list[tuple[AsyncConnection, OneHop]] = []
         self._permits = asyncio.Semaphore(READERS)
         self._writer = Writer(self._writers, self._path, now_ms, busy_deadline_s)
 
@@ -122,12 +125,11 @@ class SqliteStore:
             await patience.wait()
 
     async def _run_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        async with self._readers.connect() as connection:
-            raw = await connection.get_raw_connection()
-            driver = raw.driver_connection
-            if not isinstance(driver, OneHop):
-                raise TypeError(f"expected our own connection, not {type(driver).__name__}")
-            return await driver.run(work)
+        reader = self._idle.pop() if self._idle else await checked_out(self._readers)
+        try:
+            return await reader[1].run(work)
+        finally:
+            self._idle.append(reader)
 
     async def aclose(self) -> None:
         """Write what waits, then let go of the file, within a bound."""
@@ -139,6 +141,8 @@ class SqliteStore:
             async with asyncio.timeout(CLOSE_WITHIN_S):
                 for _ in range(READERS):
                     await self._permits.acquire()
+                while self._idle:
+                    await self._idle.pop()[0].close()
                 await self._readers.dispose()
                 await self._writers.dispose()
         except TimeoutError as error:

@@ -126,25 +126,29 @@ def _write(database: sqlite3.Connection, appends: Sequence[Append], now_ms: int)
     batch = Batch()
     refusals: dict[str, DispatchError] = {}
     for append in appends:
-        head = before.heads.get(append.task_id, NEW_STREAM)
-        if _is_there(database, append, head):
-            continue
-        owner = _key_owner(database, append)
         try:
-            refuse(append, head, owner)
-            chain = sealed(append, head, now_ms)
-            known = before.known.get(append.task_id, Known())
-            changes = project(known, chain, partial(_history, database, append.task_id))
+            _plan(batch, database, append, before, now_ms)
         except DispatchError as refusal:
             refusals[append.task_id] = refusal
-            continue
-        if append.key_digest is not None and owner is None:
-            batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
-        _add(batch, append, [recorded for recorded, _ in chain])
-        if changes.task is not None:
-            _add_projected(batch, changes, changes.task, new=known.task is None)
     batch.write(database)
     return refusals
+
+
+def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Before, now_ms: int) -> None:
+    """Add an append's rows to the batch, none if they are there already; whatever refuses it is raised before."""
+    head = before.heads.get(append.task_id, NEW_STREAM)
+    if _is_there(database, append, head):
+        return
+    owner = _key_owner(database, append)
+    refuse(append, head, owner)
+    chain = sealed(append, head, now_ms)
+    known = before.known.get(append.task_id, Known())
+    changes = project(known, chain, partial(_history, database, append.task_id))
+    if append.key_digest is not None and owner is None:
+        batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
+    _add(batch, append, [recorded for recorded, _ in chain])
+    if changes.task is not None:
+        _add_projected(batch, changes, changes.task, new=known.task is None)
 
 
 def _before(database: sqlite3.Connection, task_ids: Sequence[str]) -> Before:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import aiosqlite
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from ledger.errors import LedgerError
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
 from ledger.store.waiting import Patience
 
-__all__ = ["OneHop", "connect", "engine"]
+__all__ = ["OneHop", "checked_out", "connect", "engine"]
 
 T = TypeVar("T")
 
@@ -67,6 +67,20 @@ def _set_up(connection: sqlite3.Connection, path: Path, *, writer: bool) -> None
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise LedgerError(f"{path}: this file system cannot hold a write-ahead log; journal_mode is {mode}")
+
+
+async def checked_out(engine: AsyncEngine) -> tuple[AsyncConnection, OneHop]:
+    """Take a connection out of the pool to keep: going through the pool costs more than most statements.
+
+    Raises:
+        LedgerError: the file cannot be opened.
+    """
+    connection = await engine.connect()
+    raw = await connection.get_raw_connection()
+    driver = raw.driver_connection
+    if not isinstance(driver, OneHop):
+        raise TypeError(f"expected our own connection, not {type(driver).__name__}")
+    return connection, driver
 
 
 def engine(path: Path, *, writer: bool, connections: int, busy_deadline_s: float) -> AsyncEngine:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ledger.envelope import Append, Stream
 from ledger.errors import DispatchError, LedgerError
 from ledger.store.sqlite_append import append_group
-from ledger.store.sqlite_connection import OneHop
+from ledger.store.sqlite_connection import OneHop, checked_out
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
 from ledger.store.waiting import Patience
 
@@ -50,7 +50,7 @@ class Writer:
         self._waiting: deque[Waiting] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._connection: AsyncConnection | None = None
+        self._connection: tuple[AsyncConnection, OneHop] | None = None
         self._closing = False
         self._contended_until_s = 0.0
 
@@ -75,7 +75,7 @@ class Writer:
             await asyncio.wait((self._task,), timeout=within_s)
         self._tell_all(list(self._waiting), LedgerError("the ledger was closed before this append could be written"))
         if self._connection is not None:
-            connection, self._connection = self._connection, None
+            (connection, _), self._connection = self._connection, None
             await connection.close()
 
     async def _run(self) -> None:
@@ -138,12 +138,8 @@ class Writer:
 
     async def _driver(self) -> OneHop:
         if self._connection is None:
-            self._connection = await self._engine.connect()
-        raw = await self._connection.get_raw_connection()
-        driver = raw.driver_connection
-        if not isinstance(driver, OneHop):
-            raise TypeError(f"expected our own connection, not {type(driver).__name__}")
-        return driver
+            self._connection = await checked_out(self._engine)
+        return self._connection[1]
 
     def _tell_all(self, group: Sequence[Waiting], error: DispatchError) -> None:
         for waiting in group:

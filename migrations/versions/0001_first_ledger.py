@@ -10,17 +10,40 @@ import os
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.types import TypeEngine
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-INT64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-FLOAT64 = sa.Double().with_variant(sa.REAL(), "sqlite")
+INT64: TypeEngine[int] = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+FLOAT64: TypeEngine[float] = sa.Double().with_variant(sa.REAL(), "sqlite")
 
 APPLICATION_ID = 0x646C6467
 """``dldg``: what ``file`` and we see in the header of an SQLite ledger."""
+
+# Frozen as text: how a library writes the same table may change, what a ledger's guards are compared with may not.
+EVENTS = """
+CREATE TABLE events (
+    position INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    event_id TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    recorded_at_ms INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    fence INTEGER NOT NULL,
+    data TEXT NOT NULL,
+    prev_hash BLOB NOT NULL,
+    hash BLOB NOT NULL,
+    CONSTRAINT events_event_id UNIQUE (event_id),
+    CONSTRAINT events_stream UNIQUE (task_id, version),
+    CONSTRAINT events_position_positive CHECK (position > 0),
+    CONSTRAINT events_hash_length CHECK (length(prev_hash) = 32 AND length(hash) = 32)
+) STRICT
+"""
 
 GUARDS = (
     """
@@ -52,15 +75,13 @@ GUARDS = (
 
 def upgrade() -> None:
     """Create everything."""
-    _events()
+    for statement in (EVENTS, *GUARDS):
+        op.execute(statement)
+    op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     _tasks()
     _attempts()
     _other_projections()
     _erasable()
-    if op.get_bind().dialect.name == "sqlite":
-        for guard in GUARDS:
-            op.execute(guard)
-        op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     salts = sa.table("salts", sa.column("name", sa.Text), sa.column("salt", sa.LargeBinary))
     op.bulk_insert(salts, [{"name": "keys", "salt": os.urandom(32)}])
 
@@ -75,30 +96,6 @@ def _text(name: str, *, null: bool = False) -> sa.Column[str]:
 
 def _bytes(name: str) -> sa.Column[bytes]:
     return sa.Column(name, sa.LargeBinary, nullable=False)
-
-
-def _events() -> None:
-    op.create_table(
-        "events",
-        sa.Column("position", INT64, primary_key=True, autoincrement=True),
-        _text("event_id"),
-        _text("task_id"),
-        _int("version"),
-        _text("type"),
-        _int("schema_version"),
-        _int("recorded_at_ms"),
-        _text("actor"),
-        _int("fence"),
-        _text("data"),
-        _bytes("prev_hash"),
-        _bytes("hash"),
-        sa.UniqueConstraint("event_id", name="events_event_id"),
-        sa.UniqueConstraint("task_id", "version", name="events_stream"),
-        sa.CheckConstraint("position > 0", name="events_position_positive"),
-        sa.CheckConstraint("length(prev_hash) = 32 AND length(hash) = 32", name="events_hash_length"),
-        sqlite_strict=True,
-        sqlite_autoincrement=True,
-    )
 
 
 def _tasks() -> None:
