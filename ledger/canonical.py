@@ -21,7 +21,6 @@ INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
 
 SAFE = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
-LEAVES = (str, bool, type(None))
 DEPTH_MAX = 64
 
 
@@ -32,33 +31,41 @@ def canonical(value: Any) -> bytes:
         EventInvalid: a float, an integer beyond 64 bits, a lone surrogate or any other type is inside, or too many
             levels.
     """
-    _check(value, "data", DEPTH_MAX)
+    misfit = _misfit(value, DEPTH_MAX)
+    if misfit is not None:
+        raise EventInvalid(f"data{misfit}")
     try:
         return orjson.dumps(value, option=SAFE)
     except TypeError as error:
         raise EventInvalid(f"no canonical JSON can be made: {error}") from error
 
 
-def _check(value: Any, path: str, depth: int) -> None:
-    """Refuse what orjson would write in another way than json: floats, huge integers, other types."""
+def _misfit(value: Any, depth: int) -> str | None:
+    """Say where and why orjson would write something else than json (floats, huge integers, other types), else None.
+
+    The way to the place is put together only when there is something to say: this runs for every event.
+    """
     kind = type(value)
-    if kind in LEAVES:
-        return
+    if kind is str or kind is bool or value is None:
+        return None
     if kind is int:
-        if not INT64_MIN <= value <= INT64_MAX:
-            raise EventInvalid(f"{path}: the integer has {value.bit_length()} bits; at most 64 with sign are kept")
-    elif depth == 0:
-        raise EventInvalid(f"data: nested more than {DEPTH_MAX} deep")
-    elif kind is dict:
+        fits = INT64_MIN <= value <= INT64_MAX
+        return None if fits else f": the integer has {value.bit_length()} bits; at most 64 with sign are kept"
+    if depth == 0:
+        return f": nested more than {DEPTH_MAX} deep"
+    if kind is dict:
         for key, item in value.items():
             if type(key) is not str:
-                raise EventInvalid(f"{path}: a key is {type(key).__name__}, expected text")
-            _check(item, f"{path}.{key}", depth - 1)
-    elif kind in (list, tuple):
+                return f": a key is {type(key).__name__}, expected text"
+            if (found := _misfit(item, depth - 1)) is not None:
+                return f".{key}{found}"
+        return None
+    if kind is list or kind is tuple:
         for index, item in enumerate(value):
-            _check(item, f"{path}[{index}]", depth - 1)
-    else:
-        raise EventInvalid(f"{path}: {kind.__name__} has no canonical form; use integers, text, lists and objects")
+            if (found := _misfit(item, depth - 1)) is not None:
+                return f"[{index}]{found}"
+        return None
+    return f": {kind.__name__} has no canonical form; use integers, text, lists and objects"
 
 
 def digest_of(value: Any) -> str:

@@ -56,6 +56,8 @@ def choose(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
             return _failed(state, seen)
         case "validation.passed" | "validation.failed" | "validation.errored":
             return _judged(state, seen)
+        case "budget.refused":
+            return _end(state, seen, "fail_fast", "budget_refused", ErrorClass.END)
 
 
 def _answered(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from clients.base import ModelClient
-from ledger.errors import ConfigurationError
+from ledger.errors import ConfigurationError, DispatchError
 
 __all__ = ["build_client"]
 
@@ -46,16 +49,30 @@ def build_client(provider: str, model: str, settings: Mapping[str, Any]) -> Mode
 
 def _foreign(provider: str, model: str, settings: Mapping[str, Any]) -> ModelClient:
     module_name, _, factory_name = provider.partition(":")
+    if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # as ``python -m ledger`` has it; last, so that it hides nothing
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:
         raise ConfigurationError(
-            f"provider {provider!r} cannot be loaded: {error}; expected package.module:factory, importable from here"
+            f"provider {provider!r} cannot be loaded: {_said(error)}; expected package.module:factory, "
+            "importable from here"
         ) from error
     try:
         client: ModelClient = factory(model, **settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"provider {provider!r} refuses model {model!r} and its settings: {error}") from error
+    except DispatchError:
+        raise
+    except Exception as error:
+        message = f"provider {provider!r} refuses model {model!r} and its settings: {_said(error)}"
+        raise ConfigurationError(message) from error
     if not callable(getattr(client, "execute", None)):
-        raise ConfigurationError(f"provider {provider!r} made a {type(client).__name__} without execute()")
+        if inspect.iscoroutine(client):
+            client.close()
+        raise ConfigurationError(
+            f"provider {provider!r} made a {type(client).__name__} without execute(); a factory returns the client"
+        )
     return client
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

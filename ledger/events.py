@@ -86,6 +86,8 @@ class AttemptStarted(Event):
     prompt_prefix: Literal["newline", "header"] | None
     upper_bound_nano_usd: Natural | None
     """The most that this call can cost; NULL where no price is known."""
+    price_book: Digest | None
+    """The book that the upper bound was made with."""
 
 
 class AttemptSucceeded(Event, Answer):

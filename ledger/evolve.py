@@ -45,6 +45,8 @@ def evolve(state: State, event: e.Event) -> State:
             return _moved(state, event.purpose, event.to_step)
         case e.EscalationSelected():
             return _moved(state, "generate", event.to_step)
+        case e.BudgetRefused():
+            return Undecided(task, Answered(event="budget.refused", attempt=None, error_type="budget_refused"))
         case e.TaskHeld():
             return Held(task)
         case e.TaskReleased():

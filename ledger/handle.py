@@ -4,42 +4,59 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from ledger.config import resolve_ledger
-from ledger.executor.ports import Ports
+from ledger.ports import Ports
 from ledger.store.opening import open_store
 from ledger.store.protocol import Store
 
 __all__ = ["Ledger"]
 
 
+@dataclass(slots=True)
+class _Place:
+    """The store of one event loop."""
+
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    store: Store | None = None
+
+
 class Ledger:
     """A ledger of dispatches: every event, text and projection behind one place.
 
-    ``Ledger.open(url)`` names it; it is opened by ``async with``, or at first use.
+    ``Ledger.open(url)`` names it; it is opened by ``async with``, or at first use, once in each event loop.
     """
 
-    def __init__(self, url: str, *, create: bool = True, ports: Ports | None = None) -> None:
+    def __init__(self, url: str, *, create: bool = True, guarded: bool = True, ports: Ports | None = None) -> None:
         self.url = url
         self._create = create
+        self._guarded = guarded
         self._ports = ports or Ports()
-        self._store: Store | None = None
-        self._opening = asyncio.Lock()
+        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, _Place] = WeakKeyDictionary()
 
     @classmethod
     def open(
-        cls, url: str | os.PathLike[str] | None = None, *, create: bool = True, ports: Ports | None = None
+        cls,
+        url: str | os.PathLike[str] | None = None,
+        *,
+        create: bool = True,
+        guarded: bool = True,
+        ports: Ports | None = None,
     ) -> Self:
         """Name a ledger.
 
         Args:
             url: a path or ``sqlite:///path``; None is ``DISPATCH_LEDGER_URL``, else ``sqlite:///dispatch.db``.
             create: make it if there is none; otherwise that is ``LedgerMissing``.
+            guarded: refuse a ledger whose guards have fallen; False is for those who only look, to report them.
             ports: clock, sleep, ids and jitter; the real ones by default.
         """
-        return cls(resolve_ledger(None) if url is None else os.fspath(url), create=create, ports=ports)
+        place = resolve_ledger(None) if url is None else os.fspath(url)
+        return cls(place, create=create, guarded=guarded, ports=ports)
 
     async def store(self) -> Store:
         """Return the opened store.
@@ -47,16 +64,19 @@ class Ledger:
         Raises:
             LedgerError: it cannot be opened.
         """
-        async with self._opening:
-            if self._store is None:
-                self._store = await open_store(self.url, create=self._create, now_ms=self._ports.now_ms)
-            return self._store
+        place = self._places.setdefault(asyncio.get_running_loop(), _Place())
+        async with place.opening:
+            if place.store is None:
+                place.store = await open_store(
+                    self.url, create=self._create, now_ms=self._ports.now_ms, guarded=self._guarded
+                )
+            return place.store
 
     async def aclose(self) -> None:
-        """Close it; appends under way are finished first."""
-        store, self._store = self._store, None
-        if store is not None:
-            await store.aclose()
+        """Close what this event loop has opened; appends under way are finished first."""
+        place = self._places.pop(asyncio.get_running_loop(), None)
+        if place is not None and place.store is not None:
+            await place.store.aclose()
 
     async def __aenter__(self) -> Self:
         await self.store()

@@ -83,6 +83,7 @@ class Answered(Value):
         "validation.passed",
         "validation.failed",
         "validation.errored",
+        "budget.refused",
     ]
     attempt: Positive | None
     error_type: ErrorType | None

@@ -77,7 +77,7 @@ class Step(Value):
     model: str
     tries: Annotated[int, Field(ge=1, le=1000)]
     """Attempts allowed here; orphaned and interrupted ones do not count."""
-    timeout_ms: Positive
+    timeout_ms: Annotated[Wait, Field(ge=1)]
 
 
 class Policy(Value):
