@@ -14,7 +14,8 @@ from ledger.policy import PPM, Limits, Policy, Step, Tier
 
 __all__ = ["Entry", "ModelRegistry", "ModelTier", "TierUnknown"]
 
-ATTEMPTS_MAX: Final = 100
+ATTEMPTS_MAX: Final = 1000
+"""Of one task, orphaned and interrupted ones included: more than any route that can be configured asks for."""
 SHOWN_MAX: Final = 40
 JUDGE: Final[Tier] = "sonnet"
 RUNGS: Final[tuple[Tier, ...]] = ("flash", "haiku", "sonnet", "opus")

@@ -81,7 +81,7 @@ async def test_haiku_is_not_retried_after_a_fallback(world: World) -> None:
         result = await executor.execute("flash", "Try", retry_count=1)
     assert [model for model, _ in world.calls] == [FLASH, FLASH, HAIKU]
     assert (result.success, result.error_type, result.response) == (False, "overloaded", "")
-    assert result.error == "the provider said overloaded"
+    assert result.error == "the provider said overloaded; before it, flash: the provider said overloaded"
     assert rows(world.path, "SELECT decision FROM decisions ORDER BY version DESC")[0]["decision"] == "exhausted"
 
 
@@ -105,6 +105,15 @@ async def test_missing_cli_goes_straight_to_the_fallback(world: World) -> None:
     first = rows(world.path, "SELECT * FROM attempts WHERE attempt = 1")[0]
     assert (first["error_type"], first["usage_source"], first["cost_nano_usd"]) == ("client_missing", "not_billed", 0)
     assert world.types()[:4] == ["task.submitted", "attempt.started", "attempt.failed", "fallback.selected"]
+
+
+async def test_the_error_says_why_each_step_was_left(world: World) -> None:
+    """When the fallback fails too, the first step's own trouble is not lost."""
+    world.unready = {"gemini": ClientUnready("install it with npm", error_type="client_missing")}
+    world.script = [fail("permission")]
+    async with world.executor() as executor:
+        result = await executor.execute("flash", "Try")
+    assert result.error == "the provider said permission; before it, flash: install it with npm"
 
 
 async def test_timeout_is_unknown_and_tried_again(world: World) -> None:
@@ -249,7 +258,9 @@ async def test_one_key_many_callers_one_call(world: World) -> None:
     """Callers that meet by key at the same time share one task and one call."""
 
     async def slowly() -> ExecutionResult:
-        await asyncio.sleep(0.05)
+        # By turns of the loop: those who wait move the world's clock, and must not see the lease end.
+        for _ in range(40):
+            await asyncio.sleep(0)
         return answer("shared")
 
     world.script = [slowly]
@@ -316,7 +327,7 @@ async def test_backoff_survives_a_restart(world: World) -> None:
 async def test_start_of_a_dead_worker_becomes_an_orphan(world: World) -> None:
     """A start without an outcome is given up when its lease is over; its number is spent, its try is not."""
 
-    class Killed(BaseException):
+    class Killed(GeneratorExit):
         pass
 
     world.script = [Killed(), fail("overloaded"), answer("second worker")]

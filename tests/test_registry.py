@@ -94,7 +94,7 @@ def test_policy_is_the_configuration_in_integers() -> None:
         on_truncated="accept",
     )
     assert expected == ModelRegistry().policy()
-    assert Limits(attempts=100, cost_nano_usd=None) == ModelRegistry().limits()
+    assert Limits(attempts=1000, cost_nano_usd=None) == ModelRegistry().limits()
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,11 @@ def test_a_ledger_is_named(text: str, expected: Path) -> None:
         ("sqlite:///:memory:", "names no file"),
         ("file:d.db?mode=ro", "names no file"),
         ("sqlite:///d.db?mode=ro", "options"),
+        ("a\0b", "names no file"),
+        ("x" * 300, "cannot be the name"),
+        ("~nobody-of-this-name/d.db", "cannot be the name"),
     ],
+    ids=lambda text: repr(text)[:40],
 )
 def test_what_names_no_ledger(text: str, words: str) -> None:
     """Other schemes, and names that stand for no file."""
@@ -516,22 +520,14 @@ async def test_closing_a_locked_ledger(path: Path, store: SqliteStore) -> None:
 
 
 async def test_the_log_stays_small(path: Path, store: SqliteStore) -> None:
-    """While others read page after page, the write-ahead log is folded back again and again."""
-    done = False
-
-    async def read_on() -> None:
-        position = 0
-        while not done:
-            page = await store.page(position, 100)
-            position = page[-1].position if page else 0
-
-    readers = [asyncio.create_task(read_on()) for _ in range(2)]
+    """Reading page by page holds no snapshot in between, so the write-ahead log is folded back again and again."""
     mark = "x" * 2000
+    position = 0
     for number in range(60):
         streams = [f"{number}-{n}" for n in range(50)]
         await asyncio.gather(*(store.append(Append(name, 0, (tick(name, 1, mark=mark),))) for name in streams))
-    done = True
-    await asyncio.gather(*readers)
+        page = await store.page(position, 100)
+        position = page[-1].position
     assert path.with_name(path.name + "-wal").stat().st_size < 8_000_000
 
 
@@ -631,3 +627,30 @@ def test_a_forked_child_is_refused(path: Path) -> None:
     forking = program(FORKING, str(path))
     said, _ = forking.communicate(timeout=60)
     assert (0, ["0", "1"]) == (forking.returncode, said.split())
+
+
+async def test_a_text_that_is_no_utf8_can_still_be_read(path: Path, store: SqliteStore) -> None:
+    """A byte changed by hand shows in the text, and the hash tells; other events are as they were."""
+    await store.append(submission("t"))
+    with by_hand(path) as database:
+        database.execute("DROP TRIGGER events_no_update")
+        database.execute("UPDATE events SET data = CAST(data || x'ff' AS TEXT)")
+    (changed,) = await store.read("t")
+    assert changed.data.endswith("\ufffd")
+    assert changed.computed_hash() != changed.hash
+
+
+async def test_a_lost_salt_is_named(path: Path, store: SqliteStore) -> None:
+    """Without the salt no key can be found; that is damage, and said so."""
+    with by_hand(path) as database:
+        database.execute("DELETE FROM salts")
+    with pytest.raises(LedgerCorrupt, match="salt of the keys"):
+        await store.key_salt()
+
+
+async def test_texts_and_keys_without_a_task_are_named(path: Path, store: SqliteStore) -> None:
+    """What stands under a task that has no events is found, in whichever table it is."""
+    with by_hand(path) as database:
+        database.execute("INSERT INTO payloads VALUES ('ghost-text', 'prompt', x'00', x'00')")
+        database.execute("INSERT INTO keys VALUES (x'01', 'ghost-key')")
+    assert ("ghost-key", "ghost-text") == tuple(await store.projected_task_ids("", 10))

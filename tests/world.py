@@ -13,7 +13,7 @@ from typing import Any
 from clients.base import ErrorType, ExecutionResult, ModelClient, OnText, PromptPrefix, Usage
 from ledger import Config, Executor, Ledger
 from ledger.audit import verify
-from ledger.executor.ports import Ports
+from ledger.ports import Ports
 
 __all__ = ["Play", "World", "answer", "fail", "rows"]
 

@@ -9,7 +9,7 @@ from ledger.errors import CommandRefused
 from ledger.parts import Decision, TaskRequest
 from ledger.state import State
 
-__all__ = ["asked_again"]
+__all__ = ["asked_again", "may_not_start"]
 
 
 def asked_again(state: State, event: e.Event) -> str | None:
@@ -21,7 +21,7 @@ def asked_again(state: State, event: e.Event) -> str | None:
         return None
     try:
         answer = decide(state, _command(event))
-    except CommandRefused as refused:
+    except (CommandRefused, ValueError) as refused:  # ValueError: an instant so late that no wait can be added to it
         return f"decide refuses what {event.TYPE} says was decided: {refused}"
     if not answer:
         return f"decide sees nothing to decide where {event.TYPE} stands"
@@ -31,6 +31,16 @@ def asked_again(state: State, event: e.Event) -> str | None:
         ours, theirs = answer[0].model_dump(), event.model_dump()
         fields = sorted(name for name in ours if ours[name] != theirs[name])
         return f"decide answers {event.TYPE} with another {', '.join(fields)}"
+    return None
+
+
+def may_not_start(state: State, started: e.AttemptStarted, at_ms: int) -> str | None:
+    """Return why this attempt could not start in ``state``; None when it could, or when only the clock says no."""
+    try:
+        decide(state, c.Start(started, at_ms))
+    except CommandRefused as refused:
+        # The instant of the start is not recorded, and clocks are set back: whether it was due cannot be told.
+        return None if refused.why == "not_due" else f"attempt {started.attempt} started where none may: {refused}"
     return None
 
 

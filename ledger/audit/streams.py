@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ledger import events as e
-from ledger.audit.decisions import asked_again
-from ledger.canonical import salted_digest
-from ledger.envelope import FIRST_PREV_HASH, Payload, Recorded, Stream
+from ledger.audit.decisions import asked_again, may_not_start
+from ledger.envelope import FIRST_PREV_HASH, Recorded, Stream
 from ledger.errors import EventInvalid
 from ledger.evolve import evolve
-from ledger.parts import Outcome, TaskRequest, Verdict
-from ledger.state import INITIAL, Ended, Held, State, Undecided
+from ledger.parts import Outcome
+from ledger.state import INITIAL, Ended, State, Undecided
 from ledger.store.projection import project_stream
 from ledger.store.protocol import Problem, Projected
 
-__all__ = ["chain_problems", "history_problems", "payload_problems", "projection_problems"]
+__all__ = ["chain_problems", "history_problems", "projection_problems"]
 
 AFTER_THE_END = (e.AttemptSettled, e.PayloadErased)
 
@@ -36,6 +35,8 @@ def chain_problems(stream: Stream) -> Iterator[Problem]:
             yield _problem("hash", recorded, "the hash is not that of the event's fields; something was changed")
         if previous is not None and recorded.recorded_at_ms < previous.recorded_at_ms:
             yield _problem("time", recorded, "recorded before the event before it")
+        if previous is not None and recorded.position <= previous.position:
+            yield _problem("position", recorded, "its position is before that of the event before it")
         previous = recorded
 
 
@@ -62,8 +63,9 @@ class _History:
             if wrong is not None:
                 yield _problem("decision", recorded, wrong)
         if isinstance(event, e.AttemptStarted):
-            if isinstance(self.state, Held | Undecided):
-                yield _problem("attempt", recorded, f"attempt {event.attempt} started where none may")
+            wrong = may_not_start(self.state, event, recorded.recorded_at_ms)
+            if wrong is not None and not isinstance(self.state, Ended):
+                yield _problem("attempt", recorded, wrong)
             if event.attempt in self.started:
                 yield _problem("attempt", recorded, f"attempt {event.attempt} started twice")
             self.started.add(event.attempt)
@@ -111,46 +113,6 @@ def _compare(
                     f"{table}.{column} is {theirs[column]!r}, the events make it {ours[column]!r} ({row or 'its row'})"
                 )
                 yield Problem("projection", task_id, None, detail)
-
-
-def payload_problems(task_id: str, stream: Stream, payloads: Iterable[Payload]) -> Iterator[Problem]:
-    """Check every text against the digest that an event holds of it, and every digest for its text."""
-    digests: dict[str, tuple[int, str]] = {}
-    erased: set[str] = set()
-    for recorded in stream:
-        try:
-            event = recorded.event()
-        except EventInvalid:
-            continue
-        if isinstance(event, e.PayloadErased):
-            erased.add(event.slot)
-        digests |= {slot: (recorded.version, digest) for slot, digest in _digests(event)}
-    kept = {payload.slot: payload for payload in payloads}
-    for slot, (version, digest) in digests.items():
-        payload = kept.pop(slot, None)
-        if payload is None and slot not in erased:
-            yield Problem("payload", task_id, version, f"the text {slot} is gone, and no event says that it was erased")
-        elif payload is not None and salted_digest(payload.salt, payload.content) != digest:
-            yield Problem("payload", task_id, version, f"the text {slot} is not the one that its digest was made of")
-    for slot in kept:
-        yield Problem("payload", task_id, None, f"no event knows the text {slot}")
-
-
-def _digests(event: e.Event) -> Iterator[tuple[str, str]]:
-    """Yield the slots that an event refers to, with their digests."""
-    found: dict[str, str | None] = {}
-    if isinstance(event, TaskRequest):
-        names = ("prompt", "system", "output", "subject", "key")
-        found = {name: getattr(event, f"{name}_digest") for name in names} | {"fingerprint": event.fingerprint}
-    elif isinstance(event, Verdict):
-        found = {f"issues/{event.judge_attempt}": event.issues_digest}
-    elif isinstance(event, Outcome):
-        found = {f"response/{event.attempt}": event.response_digest}
-        if isinstance(event, e.AttemptFailed | e.AttemptSettled):
-            found[f"message/{event.attempt}"] = event.message_digest
-    for slot, digest in found.items():
-        if digest is not None:
-            yield slot, digest
 
 
 def _problem(kind: str, recorded: Recorded, detail: str) -> Problem:

@@ -14,16 +14,16 @@ from ledger.canonical import salted_digest
 from ledger.composition import build_client
 from ledger.config import Config, load_config, resolve_ledger
 from ledger.envelope import Stream
-from ledger.errors import IdempotencyConflict, TaskNotFound
+from ledger.errors import ClientError, IdempotencyConflict, TaskNotFound, UsageError
 from ledger.executor.attempt import Attempt, Listener, Sent
-from ledger.executor.checks import checked
+from ledger.executor.checks import checked, checked_listeners
 from ledger.executor.driver import Driver
 from ledger.executor.pool import Pool
-from ledger.executor.ports import Ports
-from ledger.executor.requests import Judged, Request, Rules, draft, fingerprint, key_digest
+from ledger.executor.requests import Judged, Request, Rules, draft, fingerprint, key_digest, same_requests
 from ledger.executor.results import Story, result_of, tell, verdict_of
 from ledger.executor.transact import Desk
 from ledger.handle import Ledger
+from ledger.ports import Ports
 from ledger.registry import ModelRegistry, ModelTier
 from ledger.store.protocol import KeyTaken
 
@@ -126,13 +126,15 @@ class Executor:
     async def validate_output(self, task: str, output: str) -> dict[str, Any]:
         """Judge an output; return exactly ``pass``, ``issues``, ``confidence`` and ``escalate``.
 
-        Any trouble with the judge gives ``{"pass": False, "issues": [why], "confidence": 0, "escalate": True}``.
+        Any trouble gives ``{"pass": False, "issues": [why], "confidence": 0, "escalate": True}``.
 
         Raises:
-            UsageError: a text is no text; nothing was written.
             LedgerError: the ledger cannot be used.
         """
-        verdict, _ = await self.judge(task, Judged(output))
+        try:
+            verdict, _ = await self.judge(task, Judged(output))
+        except (UsageError, ClientError) as error:
+            return failed_verdict(str(error))
         return verdict
 
     async def judge(self, task: str, judged: Judged) -> tuple[dict[str, Any], Dispatched]:
@@ -158,6 +160,7 @@ class Executor:
     async def dispatch(self, request: Request, listener: Listener) -> Dispatched:
         """Bring a request to its end: as a new task, or as the one that its key names."""
         checked(request)
+        checked_listeners(listener.on_text, listener.on_restart)
         store = await self.ledger.store()
         key = key_digest(request, await store.key_salt())
         desk = Desk(store, self._ports, self._worker)
@@ -190,14 +193,12 @@ class Executor:
         """Return the story of the task that a key named, once it is sure that the request is the same."""
         story = tell(task_id, stream)
         payload = await (await self.ledger.store()).payload(task_id, "fingerprint")
-        same = (
-            story is not None
-            and payload is not None
-            and salted_digest(payload.salt, fingerprint(request)) == story.task.submitted.fingerprint
-        )
-        if story is None or not same:
-            raise IdempotencyConflict(request.key or request.default_key or "", task_id)
-        return story
+        if story is not None and payload is not None:
+            pinned = story.task.submitted
+            asked = same_requests(request, self._rules(request), pinned)
+            if any(salted_digest(payload.salt, fingerprint(each)) == pinned.fingerprint for each in asked):
+                return story
+        raise IdempotencyConflict(request.key or request.default_key or "", task_id)
 
     def _rules(self, request: Request) -> Rules:
         retries = self.config.retry.retry_count if request.retry_count is None else request.retry_count
@@ -211,13 +212,16 @@ class Executor:
         )
 
     async def aclose(self) -> None:
-        """Close the clients, and the ledger if the executor opened it."""
-        await self._pool.aclose()
-        if self._owns_ledger:
-            await self.ledger.aclose()
+        """End and record the calls in flight, close the clients, and the ledger if the executor opened it."""
+        try:
+            await self._pool.aclose()
+        finally:
+            if self._owns_ledger:
+                await self.ledger.aclose()
 
     async def __aenter__(self) -> Self:
         await self.ledger.store()
+        self._pool.closed = False
         return self
 
     async def __aexit__(

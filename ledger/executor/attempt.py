@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 from clients.base import ExecutionResult, ModelClient, OnText, PromptPrefix
-from clients.judging import judge_request
 from ledger import commands as c
 from ledger import events as e
 from ledger.canonical import digest_of
 from ledger.dispatch import decide
 from ledger.envelope import Append, Payload, Stream
-from ledger.errors import ClientUnready, EventInvalid, PromptRefused
 from ledger.evolve import fold
 from ledger.executor import outcomes
+from ledger.executor.calling import GRACE_S, apart, read_call, say
 from ledger.executor.pool import Pool
+from ledger.executor.readiness import Sent, readied
 from ledger.executor.requests import Draft
-from ledger.executor.transact import CLEAN_UP_S, Desk, state_of, unbroken
+from ledger.executor.transact import Desk, state_of
 from ledger.state import INITIAL, Ready, State, Task, Waiting
 
 __all__ = ["Attempt", "Listener", "Sent"]
-
-GRACE_S: Final = 5.0
-"""What a client is given beyond its own deadline before it is ended from outside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The texts of a call."""
-
-    prompt: str
-    system: str | None = None
-    schema: Mapping[str, Any] | None = None
-
-    @classmethod
-    def to_judge(cls, task: str, output: str) -> Sent:
-        """Put a judge's question."""
-        return cls(*judge_request(task, output))
 
 
 @dataclass(slots=True)
@@ -48,12 +32,16 @@ class Listener:
 
     on_text: OnText | None = None
     on_restart: Callable[[int], object] | None = None
+    attempt: int = 0
+    """The one that is listened to; 0 is none."""
     heard: bool = False
     fault: Exception | None = None
     """What the caller's own function raised; it must not pass for the provider's failure."""
 
-    def hear(self, text: str) -> None:
-        """Pass a piece of text on."""
+    def hear(self, attempt: int, text: str) -> None:
+        """Pass a piece of text on; a client left behind by an earlier attempt is not heard any more."""
+        if attempt != self.attempt:
+            return
         self.heard = True
         if self.on_text is None or self.fault is not None:
             return
@@ -64,9 +52,13 @@ class Listener:
 
     def begin(self, attempt: int) -> None:
         """Say that the text starts over, if some of it was heard."""
-        if self.heard and self.on_restart is not None:
-            self.on_restart(attempt)
+        if self.heard and self.on_restart is not None and self.fault is None:
+            try:
+                self.on_restart(attempt)
+            except Exception as error:  # noqa: BLE001 - likewise
+                self.fault = error
         self.heard = False
+        self.attempt = attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +101,8 @@ class Attempt:
         if not isinstance(state, Ready | Waiting):
             raise TypeError(f"no attempt can follow {type(state).__name__}")
         task = state.task
-        async with self.pool.slot(task.at.provider):
-            ready = await self._ready(task, new=version == 0)
+        async with self.pool.flight(task.at.provider) as slot:
+            ready = await readied(self.pool, self.sent, task, new=version == 0)
             started = self._started(task, None if isinstance(ready, ExecutionResult) else ready[1])
             events = (*before, *decide(state, c.Start(started, self.desk.ports.now_ms())))
             if isinstance(ready, ExecutionResult):
@@ -118,31 +110,11 @@ class Attempt:
                 record = c.Record(done.outcome, started.fence, self.desk.seen(task.submitted.policy))
                 events = (*events, *decide(fold(events[len(before) :], state), record))
                 payloads = (*payloads, *done.payloads)
-            stream = await self._begin(
-                self.desk.sealed(task_id, version, events, fence=started.fence, payloads=payloads, key=key),
-                started,
-                task,
-            )
+            append = self.desk.sealed(task_id, version, events, fence=started.fence, payloads=payloads, key=key)
             if isinstance(ready, ExecutionResult):
-                return stream
-            result = await self._call(ready[0], task_id, started, task)
-        return await unbroken(self._record(task_id, started, result, task))
-
-    async def _ready(self, task: Task, *, new: bool) -> tuple[ModelClient, PromptPrefix | None] | ExecutionResult:
-        """Make the client ready; one that cannot be gives the result that its attempt fails with."""
-        step = task.at
-        try:
-            client = self.pool.client(step)
-            prepare = getattr(client, "prepare", None)
-            if prepare is None:
-                return client, None
-            return client, await prepare(self.sent.prompt, task.submitted.max_tokens, system=self.sent.system)
-        except PromptRefused as error:
-            if new:
-                raise
-            return outcomes.failure(step.model, "invalid_request", str(error), billed=False)
-        except ClientUnready as error:
-            return outcomes.failure(step.model, error.error_type, str(error), billed=False)
+                return await self.pool.unbroken(self.desk.store.append(append))
+            await self._begin(append, started, task)
+            return await self._call(ready[0], task_id, started, task, slot.release)
 
     def _started(self, task: Task, prefix: PromptPrefix | None) -> e.AttemptStarted:
         step, submitted, worker = task.at, task.submitted, self.desk.worker
@@ -153,6 +125,8 @@ class Attempt:
             "prompt_digest": submitted.prompt_digest,
             "system_digest": submitted.system_digest,
             "output_digest": submitted.output_digest,
+            "purpose": task.purpose,
+            "judged_attempt": task.judged_attempt if task.purpose == "validate" else None,
         }
         return e.AttemptStarted(
             attempt=task.attempts + 1,
@@ -167,65 +141,68 @@ class Attempt:
             request_digest=digest_of(request),
             prompt_prefix=prefix,
             upper_bound_nano_usd=None,
+            price_book=None,
         )
 
-    async def _begin(self, append: Append, started: e.AttemptStarted, task: Task) -> Stream:
+    async def _begin(self, append: Append, started: e.AttemptStarted, task: Task) -> None:
         """Append the start; a caller who is cancelled meanwhile leaves no start without an end."""
         writing = asyncio.ensure_future(self.desk.store.append(append))
         try:
-            return await asyncio.shield(writing)
+            await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait({writing}, timeout=CLEAN_UP_S)
-            if writing.done() and not writing.cancelled() and writing.exception() is None:
-                await self._interrupted(append.task_id, started, task, billed=False)
+            why = "the caller was interrupted before anything was sent"
+            failed = outcomes.failure(started.request_model, "interrupted", why, billed=False)
+
+            async def end() -> None:
+                await writing
+                await self._record(append.task_id, started, failed, task)
+
+            await self.pool.at_last(end())
             raise
 
-    async def _call(self, client: ModelClient, task_id: str, started: e.AttemptStarted, task: Task) -> ExecutionResult:
-        """Call the provider, at most until the deadline and a grace."""
+    async def _call(
+        self,
+        client: ModelClient,
+        task_id: str,
+        started: e.AttemptStarted,
+        task: Task,
+        release: Callable[[], None],
+    ) -> Stream:
+        """Call the provider, at most until the deadline and a grace, and record what came of it, whatever it is."""
         timeout_s = task.at.timeout_ms / 1000
         options: dict[str, Any] = {"system": self.sent.system, "timeout_s": timeout_s}
         if self.listener.on_text is not None:
-            options["on_text"] = self.listener.hear
+            options["on_text"] = partial(self.listener.hear, started.attempt)
         if self.sent.schema is not None:
             options["schema"] = self.sent.schema
         self.listener.begin(started.attempt)
-        clock = asyncio.get_running_loop().time
-        sent_at = clock()
-        try:
-            async with asyncio.timeout(timeout_s + GRACE_S):
-                result = await client.execute(self.sent.prompt, task.submitted.max_tokens, **options)
-            if isinstance(result, ExecutionResult):
-                return result
-            why = f"the client gave a {type(result).__name__}, expected an ExecutionResult"
-            failed = outcomes.failure(started.request_model, "other", why, billed=True)
-        except TimeoutError:
-            why = f"no answer within {timeout_s:g} s, and the client did not end the call itself"
-            failed = outcomes.failure(started.request_model, "timeout", why, billed=True)
-        except asyncio.CancelledError:
-            await self._interrupted(task_id, started, task, billed=True, latency_ms=round((clock() - sent_at) * 1000))
-            raise
-        except Exception as error:  # noqa: BLE001 - a client's own fault must not lose the record of its call
-            why = f"the client itself failed: {type(error).__name__}: {error}"
-            failed = outcomes.failure(started.request_model, "other", why, billed=True)
-        return failed.model_copy(update={"latency_ms": round((clock() - sent_at) * 1000)})
-
-    async def _interrupted(
-        self, task_id: str, started: e.AttemptStarted, task: Task, *, billed: bool, latency_ms: int = 0
-    ) -> None:
-        """Record that the caller went away during the attempt, within a bound."""
-        why = "the caller was interrupted" if billed else "the caller was interrupted before anything was sent"
-        failed = outcomes.failure(started.request_model, "interrupted", why, billed=billed)
-        result = failed.model_copy(update={"latency_ms": latency_ms})
-        recording = asyncio.ensure_future(self._record(task_id, started, result, task))
-        await asyncio.wait({recording}, timeout=CLEAN_UP_S)
+        ran = await apart(
+            lambda: client.execute(self.sent.prompt, task.submitted.max_tokens, **options),
+            timeout_s + GRACE_S,
+            self.pool.call,
+        )
+        release()
+        self.listener.attempt = 0
+        error = ran.error
+        if isinstance(error, GeneratorExit):
+            raise error  # the loop itself is being torn down; nothing can be awaited any more
+        result = read_call(ran, started.request_model, timeout_s, closed=self.pool.closed)
+        recording = self._record(task_id, started, result, task)
+        if ran.gone is not None:
+            await self.pool.at_last(recording)
+            raise ran.gone
+        stream = await self.pool.unbroken(recording)
+        if error is not None and not isinstance(error, asyncio.CancelledError | Exception):
+            raise error  # KeyboardInterrupt, SystemExit and their like are not ours to keep
+        return stream
 
     def _ended(self, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> outcomes.Ended:
         """Make the record of an end; a result that cannot be recorded is a failure that can."""
         judged_attempt = None if task.answer is None else task.answer.attempt
         try:
             return outcomes.ended(started, result, task.submitted, judged_attempt, self.desk.ports)
-        except (ValueError, EventInvalid) as error:
-            why = f"the client's result cannot be recorded: {error}"
+        except Exception as error:  # noqa: BLE001 - nothing that a client gives may lose the record of its call
+            why = f"the client's result cannot be recorded: {say(error)}"
             failed = outcomes.failure(started.request_model, "other", why, billed=True)
             return outcomes.ended(started, failed, task.submitted, judged_attempt, self.desk.ports)
 

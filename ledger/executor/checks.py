@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ledger.errors import RequestRefused
 from ledger.executor.requests import Request
 
-__all__ = ["checked"]
+__all__ = ["checked", "checked_listeners"]
 
 MIB = 1024 * 1024
 TEXT_MIB_MAX = 32
@@ -30,7 +29,7 @@ def checked(request: Request) -> Request:
     if request.system is not None:
         _text("system", request.system)
     if request.judged is not None:
-        _text("output", request.judged.output)
+        _text("output", request.judged.output, least=0)
     if request.max_tokens is not None:
         _whole("max_tokens", request.max_tokens, 1, TOKENS_MAX)
     if request.retry_count is not None:
@@ -43,10 +42,21 @@ def checked(request: Request) -> Request:
     return request
 
 
-def _text(field: str, value: Any) -> None:
+def checked_listeners(on_text: Any, on_restart: Any) -> None:
+    """Refuse ears that cannot be called, while nothing has been paid for.
+
+    Raises:
+        RequestRefused: one of them cannot be called.
+    """
+    for field, value in (("on_text", on_text), ("on_restart", on_restart)):
+        if value is not None and not callable(value):
+            raise RequestRefused(f"{field} is {type(value).__name__}, expected a function", field=field)
+
+
+def _text(field: str, value: Any, least: int = 1) -> None:
     if not isinstance(value, str):
         raise RequestRefused(f"{field} is {type(value).__name__}, expected text", field=field)
-    if not value:
+    if len(value) < least:
         raise RequestRefused(f"{field} is empty, expected at least one character", field=field)
     size = _encoded(field, value)
     if size > TEXT_MIB_MAX * MIB:
@@ -73,14 +83,21 @@ def _whole(field: str, value: Any, least: int, most: int) -> None:
             f"{field} is {type(value).__name__}, expected a whole number from {least} to {most}", field=field
         )
     if not least <= value <= most:
-        shown = value if abs(value) < 10**18 else f"a number of {value.bit_length()} bits"
-        raise RequestRefused(f"{field} is {shown}, expected a whole number from {least} to {most}", field=field)
+        raise RequestRefused(f"{field} is {_shown(value)}, expected a whole number from {least} to {most}", field=field)
 
 
 def _seconds(field: str, value: Any) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not 0 < value <= TIMEOUT_S_MAX:
-        raise RequestRefused(f"{field} is {value!r}, expected seconds above 0 and up to {TIMEOUT_S_MAX}", field=field)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        shown = type(value).__name__
+    elif 0 < value <= TIMEOUT_S_MAX:  # which no NaN is
+        return
+    else:
+        shown = repr(value) if isinstance(value, float) else _shown(value)
+    raise RequestRefused(f"{field} is {shown}, expected seconds above 0 and up to {TIMEOUT_S_MAX}", field=field)
+
+
+def _shown(value: int) -> str:
+    return str(value) if abs(value) < 10**18 else f"a number of {value.bit_length()} bits"
 
 
 def _short(field: str, value: Any, most: int) -> None:

@@ -8,8 +8,9 @@ from typing import Final, assert_never
 from ledger import commands as c
 from ledger import events as e
 from ledger.envelope import Stream
-from ledger.errors import TaskNotFound, VersionConflict
-from ledger.executor.attempt import GRACE_S, Attempt
+from ledger.errors import CommandRefused, LedgerCorrupt, TaskNotFound, VersionConflict
+from ledger.executor.attempt import Attempt
+from ledger.executor.calling import END_S, GRACE_S
 from ledger.executor.transact import Desk, state_of
 from ledger.state import Absent, Ended, Held, Ready, Running, Undecided, Waiting
 
@@ -19,7 +20,7 @@ POLL_S: Final = 0.1
 """How often another worker's attempt is looked at."""
 NAP_S: Final = 30.0
 """The longest sleep without a look at the ledger."""
-LEASE_GRACE_MS: Final = round(GRACE_S * 1000) + 5_000
+LEASE_GRACE_MS: Final = round((GRACE_S + END_S) * 1000) + 5_000
 """How long after its deadline an attempt without an outcome is given up as orphaned."""
 
 
@@ -45,11 +46,17 @@ class Driver:
                         stream = await self.attempt.next(task_id, stream)
                     except VersionConflict:
                         stream = await self.desk.store.read(task_id)
+                    except CommandRefused as refused:
+                        if refused.why != "not_due":  # the clock was set back while the client was made ready
+                            raise
                 case Running():
                     stream = await self._follow(task_id, state)
                 case Undecided():
                     seen = self.desk.seen(state.task.submitted.policy)
-                    stream = await self.desk.transact(task_id, c.Choose(seen), fence=state.task.fence)
+                    decided = await self.desk.transact(task_id, c.Choose(seen), fence=state.task.fence)
+                    if len(decided) == len(stream):
+                        raise LedgerCorrupt(f"nothing follows the newest outcome of task {task_id}; run `verify`")
+                    stream = decided
                 case Absent():
                     raise TaskNotFound(f"the ledger holds no task {task_id}")
                 case _:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from clients.base import ErrorType, ExecutionResult, Usage
 from clients.judging import Verdict, VerdictInvalid, read_verdict
 from ledger import events as e
-from ledger.canonical import salted_digest
+from ledger.canonical import INT64_MAX, salted_digest
 from ledger.envelope import Payload
-from ledger.executor.ports import Ports
 from ledger.parts import UsageRow
 from ledger.policy import ErrorClass, Policy, error_class
+from ledger.ports import Ports
 
-__all__ = ["Ended", "ended", "failure"]
+__all__ = ["MESSAGE_CHARACTERS_MAX", "Ended", "ended", "failure"]
+
+MESSAGE_CHARACTERS_MAX: Final = 65_536
+"""Of a provider's message what is kept."""
+RESPONSE_MIB_MAX: Final = 64
+CUT_OFF: Final = "the answer was cut off at max_tokens; raise max_tokens, or accept cut answers with on_truncated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +53,15 @@ def ended(
     ports: Ports,
 ) -> Ended:
     """Make the attempt's event; a judge's text becomes a verdict, or ``output_invalid``."""
-    error_type = result.error_type or ("other" if not result.success else None)
-    error, verdict = result.error, None
+    error_type, error = _fault(started, result)
+    verdict = None
     if error_type is None and started.purpose == "validate":
         try:
-            verdict = read_verdict(result.response)
+            verdict = read_verdict(result.response, result.finish_reason)
         except VerdictInvalid as invalid:
             error_type, error = "output_invalid", str(invalid)
     if error_type is None and result.finish_reason == "max_tokens" and submitted.policy.on_truncated != "accept":
-        error_type = "truncated"
-        error = "the answer was cut off at max_tokens; raise max_tokens, or accept cut answers with on_truncated"
+        error_type, error = "truncated", CUT_OFF
     texts = _Texts(ports)
     fields = _known(started, result, texts)
     if error_type is None:
@@ -70,13 +74,24 @@ def ended(
             **fields,
             "error_type": error_type,
             "retryable": _retryable(error_type, result, submitted.policy),
-            "status_code": result.status_code,
-            "retry_after_ms": result.retry_after_ms,
-            "message_digest": texts.keep(f"message/{started.attempt}", error),
+            "status_code": _natural(result.status_code),
+            "retry_after_ms": _natural(result.retry_after_ms),
+            "message_digest": texts.keep(f"message/{started.attempt}", error and error[:MESSAGE_CHARACTERS_MAX]),
         }
     )
     failed.data()
     return Ended(failed, None, texts.payloads)
+
+
+def _fault(started: e.AttemptStarted, result: ExecutionResult) -> tuple[ErrorType | None, str | None]:
+    """Say what is wrong with a result as it came; a success without a text is none, but for a judge's."""
+    if result.error_type is not None or not result.success:
+        return result.error_type or "other", result.error
+    if len(result.response) > RESPONSE_MIB_MAX * 2**20:
+        return "api_error", f"the answer was dropped: more than {RESPONSE_MIB_MAX} Mi characters"
+    if result.response or started.purpose == "validate":
+        return None, None
+    return ("truncated", CUT_OFF) if result.finish_reason == "max_tokens" else ("api_error", "an answer without text")
 
 
 class _Texts:
@@ -101,14 +116,14 @@ def _known(started: e.AttemptStarted, result: ExecutionResult, texts: _Texts) ->
     usage = _usage(result)
     return {
         "attempt": started.attempt,
-        "response_digest": texts.keep(f"response/{started.attempt}", result.response),
+        "response_digest": texts.keep(f"response/{started.attempt}", _bounded(result.response)),
         "served_model": _clean(result.served_model),
         "usage": usage,
         "usage_source": "provider" if usage and result.usage_source == "unknown" else result.usage_source,
         "raw_usage": _clean(result.raw_usage),
-        "provider_requests": result.provider_requests,
-        "latency_ms": result.latency_ms,
-        "ttft_ms": result.ttft_ms,
+        "provider_requests": _natural(result.provider_requests),
+        "latency_ms": _natural(result.latency_ms),
+        "ttft_ms": _natural(result.ttft_ms),
         "finish_reason": _clean(result.finish_reason),
         "request_id": _clean(result.request_id),
         "cost_nano_usd": 0 if not_billed else None,
@@ -124,11 +139,25 @@ def _usage(result: ExecutionResult) -> tuple[UsageRow, ...]:
         rows = (
             Usage(
                 model=result.served_model,
-                input_uncached_tokens=result.tokens_input,
-                output_tokens=result.tokens_output,
+                input_uncached_tokens=_natural(result.tokens_input),
+                output_tokens=_natural(result.tokens_output),
             ),
         )
-    return tuple(UsageRow.model_validate(row.model_dump()) for row in rows)
+    return tuple(
+        UsageRow.model_validate(
+            {name: _clean(value) if isinstance(value, str) else value for name, value in row.model_dump().items()}
+        )
+        for row in rows
+    )
+
+
+def _natural(value: int | None) -> int | None:
+    """Return a figure that can be one; any other is as good as unknown."""
+    return value if value is not None and 0 <= value <= INT64_MAX else None
+
+
+def _bounded(text: str) -> str | None:
+    return text if len(text) <= RESPONSE_MIB_MAX * 2**20 else None
 
 
 def _clean(text: str | None) -> str | None:

@@ -1,28 +1,54 @@
-"""The clients of one executor, made when first needed, and the limit of calls at once to each provider."""
+"""What one executor has open: clients, made when first needed; slots by provider; attempts in flight."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from clients.base import ModelClient
 from ledger.composition import build_client
+from ledger.errors import UsageError
+from ledger.executor.calling import apart
 from ledger.policy import Step
 from ledger.registry import ModelRegistry
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "Slot"]
 
-CLOSE_S = 5.0
+CLEAN_UP_S: Final = 10.0
+"""How long a cancelled caller, or a closing executor, is kept waiting for the ledger."""
+CLOSE_S: Final = 5.0
+
+T = TypeVar("T")
+
+
+class Slot:
+    """One of a provider's places for a call, in the hands of one attempt."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places: asyncio.Semaphore | None = places
+
+    def release(self) -> None:
+        """Give the place back; once is enough."""
+        places, self._places = self._places, None
+        if places is not None:
+            places.release()
 
 
 class Pool:
-    """Clients by provider and model; slots by provider."""
+    """Clients by provider and model; slots by event loop and provider."""
 
     def __init__(self, registry: ModelRegistry, build: Callable[..., ModelClient] = build_client) -> None:
         self._registry = registry
         self._build = build
         self._clients: dict[tuple[str, str], ModelClient] = {}
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._open: set[asyncio.Future[Any]] = set()
+        """Attempts between their readiness and their record, and records that outlived their caller."""
+        self.closed = False
 
     def client(self, step: Step) -> ModelClient:
         """Return the client of a step.
@@ -35,17 +61,76 @@ class Pool:
             self._clients[key] = self._build(step.provider, step.model, self._registry.settings(step.provider))
         return self._clients[key]
 
-    def slot(self, provider: str) -> asyncio.Semaphore:
-        """Return the provider's limit of calls at once in this process."""
-        if provider not in self._slots:
-            self._slots[provider] = asyncio.Semaphore(self._registry.concurrency(provider))
-        return self._slots[provider]
+    @asynccontextmanager
+    async def flight(self, provider: str) -> AsyncIterator[Slot]:
+        """Wait for a slot of the provider and keep it, at most until the attempt is over.
+
+        Raises:
+            UsageError: the executor is closed.
+        """
+        self._refuse_closed()
+        loop = asyncio.get_running_loop()
+        slots = self._slots.setdefault(loop, {})
+        if provider not in slots:
+            slots[provider] = asyncio.Semaphore(self._registry.concurrency(provider))
+        await slots[provider].acquire()
+        slot, landed = Slot(slots[provider]), loop.create_future()
+        self._open.add(landed)
+        try:
+            self._refuse_closed()
+            yield slot
+        finally:
+            slot.release()
+            self._open.discard(landed)
+            landed.set_result(None)
+
+    def call(self, task: asyncio.Task[Any]) -> None:
+        """Keep hold of a call, so that closing can end it."""
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def unbroken(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work`` to its end even if the caller is cancelled meanwhile, then let the cancellation go on.
+
+        The caller is kept waiting within a bound; ``work`` goes on beyond it.
+        """
+        task = self._kept(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task}, timeout=CLEAN_UP_S)
+            raise
+
+    async def at_last(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do ``work`` for a caller who is gone: waited for within a bound, its errors told to nobody."""
+        await asyncio.wait({self._kept(work)}, timeout=CLEAN_UP_S)
+
+    def _kept(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._open.add(task)
+        task.add_done_callback(self._let_go)
+        return task
+
+    def _let_go(self, task: asyncio.Task[Any]) -> None:
+        self._open.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: whoever waits has it, and nobody else is left to tell
+
+    def _refuse_closed(self) -> None:
+        if self.closed:
+            raise UsageError("the executor is closed; the task can go on under its key with another executor")
 
     async def aclose(self) -> None:
-        """Close every client, each within a bound."""
+        """End the calls in flight, see them recorded, close every client; each within a bound."""
+        self.closed = True
+        for call in tuple(self._calls):
+            call.cancel()
+        if self._open:
+            await asyncio.wait(self._open, timeout=CLEAN_UP_S)
         clients, self._clients = list(self._clients.values()), {}
         for client in clients:
             close = getattr(client, "aclose", None)
             if close is not None:
-                async with asyncio.timeout(CLOSE_S):
-                    await close()
+                ran = await apart(close, CLOSE_S)  # what it raises stands in nobody's way: the next one is closed too
+                if ran.gone is not None:
+                    raise ran.gone

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ledger.canonical import canonical, salted_digest
 from ledger.envelope import Payload
-from ledger.executor.ports import Ports
 from ledger.parts import ByCaller, TaskRequest, Why
 from ledger.policy import Limits, Policy, Step, Tier
+from ledger.ports import Ports
 
-__all__ = ["Draft", "Judged", "Request", "Rules", "draft", "fingerprint", "key_digest"]
+__all__ = ["Draft", "Judged", "Request", "Rules", "draft", "fingerprint", "key_digest", "same_requests"]
 
 SUBJECT: Final = "subject"
 
@@ -119,6 +119,18 @@ def fingerprint(request: Request) -> bytes:
     }
     hashed = {name: text and hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     return canonical({"tier": request.tier, "max_tokens": request.max_tokens, "retries": request.retry_count, **hashed})
+
+
+def same_requests(request: Request, rules: Rules, pinned: TaskRequest) -> tuple[Request, ...]:
+    """Return the request and those that mean the same: what was left open, and what the task is pinned to, said."""
+    steps = rules.route or rules.judge
+    pinned_steps = pinned.route or pinned.judge
+    tokens, retries = {request.max_tokens}, {request.retry_count}
+    if (request.max_tokens or rules.max_tokens) == pinned.max_tokens:
+        tokens |= {None, pinned.max_tokens}
+    if steps[0].tries == pinned_steps[0].tries:
+        retries |= {None, steps[0].tries - 1}
+    return tuple(replace(request, max_tokens=most, retry_count=count) for most in tokens for count in retries)
 
 
 def key_digest(request: Request, salt: bytes) -> bytes | None:

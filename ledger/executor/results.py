@@ -141,14 +141,22 @@ def _error_type(story: Story) -> str | None:
 
 
 async def _error(store: Store, story: Story) -> str:
-    """Say what happened, in the words of the last attempt that has some."""
+    """Say what happened, in the words of the last attempt, and why the steps before it were left."""
     if isinstance(story.state, Held):
         return f"task {story.task_id} waits for a person: what its last attempt did is unknown"
-    for number in sorted(story.outcomes, reverse=True):
-        message = await _text(store, story.task_id, f"message/{number}")
-        if message:
-            return message
-    return f"the task ended without an answer: {_error_type(story) or 'not finished'}"
+    last_of_step = {(started.purpose, started.step): number for number, started in sorted(story.started.items())}
+    last = max(story.started, default=0)
+    message = await _text(store, story.task_id, f"message/{last}")
+    if message:
+        before = [
+            f"; before it, {story.started[number].tier}: {earlier}"
+            for number in last_of_step.values()
+            if number != last and (earlier := await _text(store, story.task_id, f"message/{number}"))
+        ]
+        return message + "".join(before)
+    if not isinstance(story.state, Ended):
+        return f"task {story.task_id} has not ended: it is {story.state_name}"
+    return f"the task ended without an answer: {_error_type(story) or 'other'}"
 
 
 async def verdict_of(store: Store, story: Story, stream: Stream) -> dict[str, object] | None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
 
 from ledger.commands import Command, Seen
 from ledger.dispatch import decide
@@ -13,17 +11,12 @@ from ledger.envelope import Append, NewEvent, Payload, Stream
 from ledger.errors import VersionConflict
 from ledger.events import Event
 from ledger.evolve import fold
-from ledger.executor.ports import Ports
 from ledger.policy import Policy
+from ledger.ports import Ports
 from ledger.state import State
 from ledger.store.protocol import Store
 
-__all__ = ["Desk", "state_of", "unbroken"]
-
-CLEAN_UP_S: Final = 10.0
-"""How long a cancelled caller is kept waiting for the ledger."""
-
-T = TypeVar("T")
+__all__ = ["Desk", "state_of"]
 
 
 def state_of(stream: Stream) -> State:
@@ -73,13 +66,3 @@ class Desk:
                 )
             except VersionConflict:
                 continue
-
-
-async def unbroken(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end even if the caller is cancelled meanwhile (within a bound), then let the cancellation go on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=CLEAN_UP_S)
-        raise

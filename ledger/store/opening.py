@@ -17,6 +17,7 @@ __all__ = ["BUSY_DEADLINE_S", "open_sqlite", "open_store", "parse_url"]
 
 BUSY_DEADLINE_S: Final = 30.0
 SQLITE: Final = "sqlite:///"
+SHOWN_MAX: Final = 80
 
 
 def parse_url(text: str) -> Path:
@@ -31,11 +32,16 @@ def parse_url(text: str) -> Path:
     if separator and not text.startswith(SQLITE):
         raise ConfigurationError(f"{text!r} is no ledger: expected a path or sqlite:///path")
     name = text.removeprefix(SQLITE)
-    if not name.strip() or name == ":memory:" or name.startswith("file:"):
+    if not name.strip() or name == ":memory:" or name.startswith("file:") or "\0" in name:
         raise ConfigurationError(f"{text!r} names no file: expected a path or sqlite:///path")
     if separator and "?" in name:
         raise ConfigurationError(f"{text!r} has options, and a ledger takes none: expected sqlite:///path")
-    return Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        path.exists()  # asks the system, which refuses a name that is too long
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(f"{text[:SHOWN_MAX]!r} cannot be the name of a ledger: {error}") from error
+    return path
 
 
 async def open_store(url: str, *, create: bool, now_ms: Callable[[], int], guarded: bool = True) -> Store:
