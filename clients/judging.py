@@ -15,6 +15,7 @@ __all__ = ["JudgeRequest", "Verdict", "VerdictInvalid", "failed_verdict", "judge
 VERDICT_CHARS_MAX = 65_536
 EXCERPT_CHARS_MAX = 80
 ISSUES_MAX = 3
+FINISHED = (None, "end_turn", "stop_sequence")
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -108,12 +109,18 @@ def _inert(text: str) -> str:
     return TAG_LIKE.sub(r"<\1\\", text)
 
 
-def read_verdict(text: str) -> Verdict:
+def read_verdict(text: str, finish_reason: str | None = None) -> Verdict:
     """Read a judge's answer, strictly: what is missing, extra, repeated or of another type is no verdict.
+
+    Args:
+        text: the answer.
+        finish_reason: why it ended, where the provider says; one that was cut short is no verdict.
 
     Raises:
         VerdictInvalid: says why in a few words.
     """
+    if finish_reason not in FINISHED:
+        raise VerdictInvalid(f"the judge did not finish its verdict (stop reason {finish_reason})")
     if len(text) > VERDICT_CHARS_MAX:
         raise VerdictInvalid(f"the judge's answer has {len(text):,} characters, too many for a verdict")
     try:

@@ -8,9 +8,10 @@ four bytes, big-endian. The position is given at insert and is covered by anchor
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
 from typing import Final
 
 from ledger.events import Event
@@ -20,6 +21,11 @@ __all__ = ["FIRST_PREV_HASH", "Append", "NewEvent", "Payload", "Recorded", "Stre
 
 TAG: Final = b"dispatch-ledger event 1\n"
 FIRST_PREV_HASH: Final = bytes(32)
+LENGTHS: Final = tuple(size.to_bytes(4, "big") for size in range(128))
+"""Made once: there are eight in every hash."""
+REMEMBERED: Final = 1024
+REMEMBERED_CHARACTERS_MAX: Final = 4096
+"""Of longer data nothing is remembered, so that what is takes some megabytes at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,9 @@ class Recorded:
         Raises:
             EventInvalid: the bytes are none.
         """
-        return decode(self.type, self.schema_version, self.data)
+        if len(self.data) > REMEMBERED_CHARACTERS_MAX:
+            return decode(self.type, self.schema_version, self.data)
+        return _remembered(self.type, self.schema_version, self.data)
 
     def computed_hash(self) -> bytes:
         """Return the hash that these fields should have."""
@@ -98,6 +106,12 @@ class Recorded:
         )
 
 
+@lru_cache(REMEMBERED)
+def _remembered(event_type: str, schema_version: int, data: str) -> Event:
+    """Decode; a task's stream is read again at each of its steps, and the same bytes are the same event."""
+    return decode(event_type, schema_version, data)
+
+
 Stream = tuple[Recorded, ...]
 """A task's events in the order of their versions; () where there is no such task."""
 
@@ -107,9 +121,10 @@ def event_hash(prev_hash: bytes, fields: Sequence[str | int], data: bytes) -> by
     parts = [TAG, prev_hash]
     for field in fields:
         encoded = str(field).encode()
-        parts += (len(encoded).to_bytes(4, "big"), encoded)
-    parts.append(hashlib.sha256(data).digest())
-    return hashlib.sha256(b"".join(parts)).digest()
+        size = len(encoded)
+        parts += (LENGTHS[size] if size < len(LENGTHS) else size.to_bytes(4, "big"), encoded)
+    parts.append(sha256(data).digest())
+    return sha256(b"".join(parts)).digest()
 
 
 def seal(new: NewEvent, *, task_id: str, version: int, recorded_at_ms: int, prev_hash: bytes) -> Recorded:

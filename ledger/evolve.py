@@ -73,20 +73,23 @@ def _ended_attempt(
     event: e.AttemptSucceeded | e.AttemptFailed | e.AttemptOrphaned,
 ) -> State:
     """Count the attempt as what it was, and leave the choice to ``decide``."""
+    loose = task.loose
     if isinstance(event, e.AttemptOrphaned) or event.cost_nano_usd is None:
-        loose = Loose(event.attempt, purpose, task.step, isinstance(event, e.AttemptOrphaned))
-        task = replace(task, loose=(*task.loose, loose))
+        loose = (*loose, Loose(event.attempt, purpose, task.step, isinstance(event, e.AttemptOrphaned)))
     match event:
         case e.AttemptOrphaned():
             answered = Answered(event="attempt.orphaned", attempt=event.attempt, error_type=None)
-            return _or_late(Undecided(replace(task, orphans=task.orphans + 1), answered))
+            return _or_late(Undecided(replace(task, orphans=task.orphans + 1, loose=loose), answered))
         case e.AttemptFailed():
             answered = Answered(event="attempt.failed", attempt=event.attempt, error_type=event.error_type)
-            if event.error_type != "interrupted":
-                task = replace(task, tries=task.tries + 1, errors=(*task.errors, event.error_type), orphans=0)
+            if event.error_type == "interrupted":
+                task = replace(task, loose=loose)
+            else:
+                errors = (*task.errors, event.error_type)
+                task = replace(task, tries=task.tries + 1, errors=errors, orphans=0, loose=loose)
             return _or_late(Undecided(task, answered, event.retryable, event.retry_after_ms))
         case e.AttemptSucceeded():
-            task = replace(task, tries=task.tries + 1, orphans=0, late=None)
+            task = replace(task, tries=task.tries + 1, orphans=0, late=None, loose=loose)
             answered = Answered(event="attempt.succeeded", attempt=event.attempt, error_type=None)
             return Undecided(task, answered) if purpose == "validate" else _answered(task, task.step, answered)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +16,24 @@ from ledger.config.refusals import Wrong
 from ledger.config.values import ledger_name
 from ledger.errors import ConfigurationError
 
-__all__ = ["find_config", "load_config", "resolve_ledger"]
+__all__ = ["CONFIG_VARIABLE", "LEDGER_VARIABLE", "Loaded", "find_config", "load", "load_config", "resolve_ledger"]
 
 FILE: Final = "dispatch.toml"
 CONFIG_VARIABLE: Final = "DISPATCH_LEDGER_CONFIG"
 LEDGER_VARIABLE: Final = "DISPATCH_LEDGER_URL"
 BYTES_MAX: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and what it was read from."""
+
+    config: Config
+    source: str | None = None
+    """The file, as it was named; None is the built-in defaults."""
+    written: Mapping[str, Any] = field(default_factory=dict)
+    """What stands in the file."""
+    lines: Lines = field(default_factory=Lines)
 
 
 def load_config(
@@ -39,12 +52,27 @@ def load_config(
     Raises:
         ConfigurationError: a named file that cannot be read, or anything wrong in it.
     """
+    return load(path, environ=environ, cwd=cwd).config
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    cwd: str | os.PathLike[str] | None = None,
+) -> Loaded:
+    """Read the configuration as ``load_config`` does, and keep where everything in it came from.
+
+    Raises:
+        ConfigurationError: a named file that cannot be read, or anything wrong in it.
+    """
     found = find_config(path, environ=environ, cwd=cwd)
     if found is None:
-        return Config()
+        return Loaded(Config())
     by = f" ({CONFIG_VARIABLE} names it)" if path is None and environ.get(CONFIG_VARIABLE) else ""
     text = _read(Path(cwd or "") / found, found, by)
-    return Config.from_mapping(_parse(text, found), source=found, lines=Lines(text))
+    written, lines = _parse(text, found), Lines(text)
+    return Loaded(Config.from_mapping(written, source=found, lines=lines), found, written, lines)
 
 
 def find_config(

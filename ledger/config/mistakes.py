@@ -16,7 +16,7 @@ from ledger.config.lines import Lines
 from ledger.config.refusals import CapWritten, Circle, Wrong, WrongName, nearest
 from ledger.errors import ConfigurationError
 
-__all__ = ["Report"]
+__all__ = ["Report", "name_of"]
 
 Path = tuple[Any, ...]
 

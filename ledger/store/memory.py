@@ -109,6 +109,11 @@ class MemoryStore:
         await self._turn()
         return tuple(self._events[max(after_position, 0) :][: max(limit, 0)])
 
+    async def newest(self) -> int:
+        """Return the position of the newest event."""
+        await self._turn()
+        return self._events[-1].position if self._events else 0
+
     async def streams(self, after: tuple[str, int], limit: int) -> Sequence[Recorded]:
         """Return events by stream."""
         await self._turn()
@@ -162,9 +167,10 @@ class MemoryStore:
         )
 
     async def projected_task_ids(self, after: str, limit: int) -> Sequence[str]:
-        """Return the ids that any projection names, sorted."""
+        """Return the ids that anything but an event names, sorted."""
         await self._turn()
-        return tuple(sorted(task_id for task_id in self._projected if task_id > after)[: max(limit, 0)])
+        named = {*self._projected, *self._keys.values(), *(task_id for task_id, _ in self._payloads)}
+        return tuple(sorted(task_id for task_id in named if task_id > after)[: max(limit, 0)])
 
     async def check(self) -> Sequence[Problem]:
         """Find nothing: there is no file that somebody else could change."""

@@ -95,7 +95,8 @@ def _apply(changes: Changes, recorded: Recorded, event: e.Event) -> None:
             return
         changes.task = rows.task(recorded, event)
         changes.task_labels += [
-            {"task_id": recorded.task_id, "key": key, "value": value} for key, value in event.labels.items()
+            {"task_id": recorded.task_id, "key": key, "value": value, "created_at_ms": recorded.recorded_at_ms}
+            for key, value in event.labels.items()
         ]
     if isinstance(event, Decision):
         changes.decisions.append(rows.decision(recorded, event))

@@ -103,6 +103,10 @@ class Store(Protocol):
         """Return events by position, from the one after ``after_position``."""
         ...
 
+    async def newest(self) -> int:
+        """Return the position of the newest event, 0 if there is none."""
+        ...
+
     async def streams(self, after: tuple[str, int], limit: int) -> Sequence[Recorded]:
         """Return events by (task_id, version), from the one after ``after``; ("", 0) begins."""
         ...
@@ -120,7 +124,7 @@ class Store(Protocol):
         ...
 
     async def projected_task_ids(self, after: str, limit: int) -> Sequence[str]:
-        """Return the ids that any projection names, sorted, from the one after ``after``."""
+        """Return the ids that a projection, a text or a key names, sorted, from the one after ``after``."""
         ...
 
     async def check(self) -> Sequence[Problem]:

@@ -83,6 +83,10 @@ class SqliteStore:
         """Return events by position."""
         return await self.run(partial(reads.page, after=after_position, limit=limit))
 
+    async def newest(self) -> int:
+        """Return the position of the newest event."""
+        return await self.run(reads.newest)
+
     async def streams(self, after: tuple[str, int], limit: int) -> Sequence[Recorded]:
         """Return events by stream."""
         return await self.run(partial(reads.streams, after=after, limit=limit))
@@ -100,7 +104,7 @@ class SqliteStore:
         return await self.run(partial(reads.projected, task_id=task_id))
 
     async def projected_task_ids(self, after: str, limit: int) -> Sequence[str]:
-        """Return the ids that any projection names, sorted."""
+        """Return the ids that anything but an event names, sorted."""
         return await self.run(partial(reads.projected_task_ids, after=after, limit=limit))
 
     async def check(self) -> Sequence[Problem]:
@@ -127,7 +131,7 @@ class SqliteStore:
     async def _run_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
         reader = self._idle.pop() if self._idle else await checked_out(self._readers)
         try:
-            return await reader[1].run(work)
+            return await reader[1].run(partial(reads.legible, work=work))
         finally:
             self._idle.append(reader)
 

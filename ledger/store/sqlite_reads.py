@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Final
-
-from sqlalchemy import BindParameter, bindparam, exists, select, tuple_
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from ledger.envelope import Payload, Recorded, Stream
+from ledger.errors import LedgerCorrupt
 from ledger.store import sqlite_statements as sql
-from ledger.store import tables as t
 from ledger.store.protocol import Problem, Projected, TaskQuery
+from ledger.store.sqlite_lists import page_of_tasks
 from ledger.store.sqlite_schema import problems
 
 __all__ = [
     "check",
     "find",
     "key_salt",
+    "legible",
+    "newest",
     "page",
     "payload",
     "payloads",
@@ -30,8 +30,25 @@ __all__ = [
     "tasks",
 ]
 
+T = TypeVar("T")
+
 DAMAGE_MAX: Final = 10
 """Findings of SQLite's own check that are passed on."""
+
+
+def legible(database: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Read, also where bytes were changed so that a text is no UTF-8: they show as U+FFFD, and the hash tells."""
+    try:
+        return work(database)
+    except sqlite3.OperationalError as error:
+        if hasattr(error, "sqlite_errorname"):
+            raise
+    # Python's own error, which has no code of SQLite's: a text that it could not decode.
+    database.text_factory = lambda text: text.decode("utf-8", "replace")
+    try:
+        return work(database)
+    finally:
+        database.text_factory = str
 
 
 def stream(database: sqlite3.Connection, task_id: str) -> Stream:
@@ -42,6 +59,11 @@ def stream(database: sqlite3.Connection, task_id: str) -> Stream:
 def page(database: sqlite3.Connection, after: int, limit: int) -> Stream:
     """Read events by position."""
     return _recorded(database, sql.PAGE, {"after": after, "rows": max(limit, 0)})
+
+
+def newest(database: sqlite3.Connection) -> int:
+    """Read the newest event's position."""
+    return int(database.execute(sql.NEWEST).fetchone()[0])
 
 
 def streams(database: sqlite3.Connection, after: tuple[str, int], limit: int) -> Stream:
@@ -68,8 +90,10 @@ def task_of_key(database: sqlite3.Connection, digest: bytes) -> str | None:
 
 def key_salt(database: sqlite3.Connection) -> bytes:
     """Read the salt of the keys."""
-    (salt,) = database.execute(sql.SALT, {"name": "keys"}).fetchone()
-    return bytes(salt)
+    row = database.execute(sql.SALT, {"name": "keys"}).fetchone()
+    if row is None:
+        raise LedgerCorrupt("the salt of the keys is gone from this ledger, so no key can be found; restore a backup")
+    return bytes(row[0])
 
 
 def find(database: sqlite3.Connection, part: str) -> tuple[str, ...]:
@@ -81,43 +105,7 @@ def find(database: sqlite3.Connection, part: str) -> tuple[str, ...]:
 
 def tasks(database: sqlite3.Connection, query: TaskQuery) -> tuple[Mapping[str, Any], ...]:
     """Read rows of ``tasks``, newest first."""
-    labels = sorted(query.labels)
-    wanted: dict[str, Any] = {"state": query.state, "tier": query.tier, "since_ms": query.since_ms}
-    given = tuple(name for name, value in wanted.items() if value is not None)
-    wanted |= {
-        f"label_{index}": query.labels[key].encode() if key == "subject" else query.labels[key]
-        for index, key in enumerate(labels)
-    }
-    wanted |= {f"key_{index}": key for index, key in enumerate(labels)}
-    wanted |= dict(zip(("after_ms", "after_id"), query.after or (None, None), strict=True))
-    subjects = tuple(key == "subject" for key in labels)
-    text = _tasks_text(given, subjects, query.after is not None)
-    return _mappings(database, text, wanted | {"rows": max(query.limit, 0)})
-
-
-@lru_cache(maxsize=64)
-def _tasks_text(given: tuple[str, ...], subjects: tuple[bool, ...], paged: bool) -> str:  # noqa: FBT001 - a cache's key
-    """Compile the query for the filters that are given; ``subjects`` says which label is a payload."""
-    task = t.tasks.c
-    filters = {
-        "state": task.state == bindparam("state"),
-        "tier": task.tier_requested == bindparam("tier"),
-        "since_ms": task.created_at_ms >= bindparam("since_ms"),
-    }
-    statement = select(t.tasks).where(*(filters[name] for name in given))
-    for index, is_subject in enumerate(subjects):
-        value: BindParameter[Any] = bindparam(f"label_{index}")
-        label, text = t.task_labels.c, t.payloads.c
-        if is_subject:
-            has = (text.task_id == task.task_id, text.slot == "subject", text.bytes == value)
-        else:
-            has = (label.task_id == task.task_id, label.key == bindparam(f"key_{index}"), label.value == value)
-        statement = statement.where(exists().where(*has))
-    if paged:
-        statement = statement.where(
-            tuple_(task.created_at_ms, task.task_id) < tuple_(bindparam("after_ms"), bindparam("after_id"))
-        )
-    return sql.text_of(statement.order_by(task.created_at_ms.desc(), task.task_id.desc()).limit(bindparam("rows")))
+    return _mappings(database, *page_of_tasks(query))
 
 
 def projected(database: sqlite3.Connection, task_id: str) -> Projected:

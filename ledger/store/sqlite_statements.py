@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import (
     BindParameter,
     Column,
+    CompoundSelect,
     Insert,
     Select,
     Table,
@@ -40,6 +41,7 @@ __all__ = [
     "INSERT_PAYLOAD",
     "INSERT_TASK",
     "INSERT_VALIDATION",
+    "NEWEST",
     "PAGE",
     "PAYLOAD",
     "PAYLOADS",
@@ -59,7 +61,7 @@ __all__ = [
 DIALECT: Final = sqlite.dialect(paramstyle="named")
 
 
-def text_of(statement: Select[Any] | Insert | Update) -> str:
+def text_of(statement: Select[Any] | CompoundSelect[Any] | Insert | Update) -> str:
     """Return a statement as SQLite reads it: ``:name`` for every parameter, constants in their places."""
     compiled = statement.compile(dialect=DIALECT)
     text = str(compiled)
@@ -128,6 +130,7 @@ RANGE: Final = text_of(
     .order_by(t.events.c.version)
 )
 STREAM: Final = text_of(select(*EVENT).where(t.events.c.task_id == bindparam("task_id")).order_by(t.events.c.version))
+NEWEST: Final = text_of(select(func.coalesce(func.max(t.events.c.position), 0)))
 PAGE: Final = text_of(
     select(*EVENT)
     .where(t.events.c.position > bindparam("after"))
@@ -180,6 +183,6 @@ PROJECTED_IDS: Final = tuple(
         .order_by(_stream_of(table))
         .limit(bindparam("rows"))
     )
-    for table in t.PROJECTIONS
+    for table in (*t.PROJECTIONS, t.payloads, t.keys)
 )
-"""The streams that rows say they come from, a statement for each projection."""
+"""The streams that rows say they belong to, a statement for each table but the events."""

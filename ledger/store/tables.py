@@ -107,7 +107,9 @@ tasks = Table(
     _text("error_type", null=True),
     PrimaryKeyConstraint("task_id", name="tasks_pk"),
     Index("tasks_by_time", "created_at_ms", "task_id"),
-    Index("tasks_by_state", "state", "created_at_ms", "task_id"),
+    # Of a state alone a list merges the tiers, each in order: a list of a million tasks sorts nothing.
+    Index("tasks_by_state", "state", "tier_requested", "created_at_ms", "task_id"),
+    Index("tasks_by_tier", "tier_requested", "created_at_ms", "task_id"),
     sqlite_strict=True,
 )
 
@@ -189,8 +191,9 @@ task_labels = Table(
     _text("task_id"),
     _text("key"),
     _text("value"),
+    _int("created_at_ms"),
     PrimaryKeyConstraint("task_id", "key", name="task_labels_pk"),
-    Index("task_labels_by_value", "key", "value", "task_id"),
+    Index("task_labels_by_value", "key", "value", "created_at_ms", "task_id"),
     sqlite_strict=True,
 )
 

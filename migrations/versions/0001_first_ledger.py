@@ -125,7 +125,8 @@ def _tasks() -> None:
         sqlite_strict=True,
     )
     op.create_index("tasks_by_time", "tasks", ["created_at_ms", "task_id"])
-    op.create_index("tasks_by_state", "tasks", ["state", "created_at_ms", "task_id"])
+    op.create_index("tasks_by_state", "tasks", ["state", "tier_requested", "created_at_ms", "task_id"])
+    op.create_index("tasks_by_tier", "tasks", ["tier_requested", "created_at_ms", "task_id"])
 
 
 def _attempts() -> None:
@@ -203,10 +204,11 @@ def _other_projections() -> None:
         _text("task_id"),
         _text("key"),
         _text("value"),
+        _int("created_at_ms"),
         sa.PrimaryKeyConstraint("task_id", "key", name="task_labels_pk"),
         sqlite_strict=True,
     )
-    op.create_index("task_labels_by_value", "task_labels", ["key", "value", "task_id"])
+    op.create_index("task_labels_by_value", "task_labels", ["key", "value", "created_at_ms", "task_id"])
 
 
 def _erasable() -> None:

@@ -222,9 +222,11 @@ class StoreContract:
 
     async def test_pages_follow_positions(self, store: Store) -> None:
         """Page by page in the order of appending, whatever the streams; past the end there is nothing."""
+        assert await store.newest() == 0
         for number in range(3):
             await store.append(ticks("b", number))
             await store.append(ticks("a", number))
+        assert await store.newest() == 6
         first = await store.page(0, 4)
         rest = await store.page(first[-1].position, 4)
         assert [1, 2, 3, 4, 5, 6] == [recorded.position for recorded in (*first, *rest)]
@@ -297,6 +299,13 @@ class StoreContract:
             pytest.param(TaskQuery(after=(START_MS + 1, "c")), ["b", "a"], id="ties go by id"),
             pytest.param(TaskQuery(limit=0), [], id="none"),
             pytest.param(TaskQuery(state="succeeded"), ["e"], id="by state"),
+            pytest.param(TaskQuery(state="pending", limit=3), ["d", "c", "b"], id="by state, over all tiers"),
+            pytest.param(TaskQuery(state="pending", after=(START_MS + 1, "c")), ["b", "a"], id="by state, a next page"),
+            pytest.param(TaskQuery(state="pending", tier="opus"), ["b"], id="by state and tier"),
+            pytest.param(TaskQuery(labels={"team": "x"}, after=(START_MS + 1, "c")), ["a"], id="by label, a next page"),
+            pytest.param(TaskQuery(labels={"team": "x"}, tier="opus"), [], id="by label and tier"),
+            pytest.param(TaskQuery(labels={"team": "x"}, since_ms=START_MS + 1), ["c"], id="by label and time"),
+            pytest.param(TaskQuery(labels={"subject": "Ada", "team": "x"}), [], id="by both kinds of label"),
             pytest.param(TaskQuery(tier="opus"), ["b"], id="by the tier asked for"),
             pytest.param(TaskQuery(since_ms=START_MS + 2), ["e", "d"], id="by time"),
             pytest.param(TaskQuery(labels={"team": "x"}), ["c", "a"], id="by label"),
