@@ -16,7 +16,7 @@ NODE_MAJOR := 20
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test lint check docs fmt clean gemini
+.PHONY: help setup demo test lint check bench docs fmt clean gemini
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -39,6 +39,9 @@ lint: $(DEV) ## check style, types and layers
 	$(VENV)/bin/lint-imports --no-logo
 
 check: lint test ## all that CI checks
+
+bench: $(DEV) gemini ## measure (NAMES="append dispatch" for some of it)
+	PATH="$$PWD/$(GEMINI)/node_modules/.bin:$$PATH" $(PY) -m benchmarks $(or $(NAMES),all)
 
 docs: $(DEV) ## write the generated pages
 	$(PY) -m tests.pages

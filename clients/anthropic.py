@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from clients.anthropic_answers import Received, read_answer
 from clients.anthropic_errors import Failure, read_exception
 from clients.anthropic_sdk import ModelDeprecated, build, load, warn_if_deprecated
+from clients.anthropic_stream import UNSTREAMED_TOKENS_MAX, Came, stream
 from clients.base import ExecutionResult, ModelClient, OnText, PromptPrefix
 from clients.errors import ClientUnready, PromptRefused
 from clients.judging import VerdictInvalid, failed_verdict, judge_request, read_verdict
+from clients.pieces import Pieces
 from clients.prompts import check_texts
 
 if TYPE_CHECKING:
@@ -74,20 +76,26 @@ class AnthropicClient(ModelClient):
         on_text: OnText | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> ExecutionResult:
-        """Make one request; ``on_text`` gets the whole text of a success at once, and its errors are the caller's."""
+        """Make one request; ``on_text`` is called in the event loop, its time counts, and its errors are the caller's.
+
+        A long answer is streamed also without ``on_text``. One that breaks off leaves the usage known so far.
+        """
         check_texts(prompt, system, bytes_max=PROMPT_BYTES_MAX)
         try:
             sdk = await self._ready()
         except ClientUnready as error:
             failure = Failure(error.error_type, str(error), usage_source="not_billed", provider_requests=0)
             return self._failed(failure, latency_ms=0)
-        sent_at = time.monotonic()
         limit_s = TIMEOUT_S_DEFAULT if timeout_s is None else timeout_s
-        outcome = await self._send(sdk, _body(prompt, max_tokens, system, schema), limit_s)
+        body = _body(prompt, max_tokens, system, schema)
+        if on_text is not None or max_tokens > UNSTREAMED_TOKENS_MAX:
+            return await self._streamed(sdk, body, limit_s, on_text)
+        sent_at = time.monotonic()
+        outcome = await self._send(sdk, body, limit_s)
         latency_ms = int((time.monotonic() - sent_at) * 1000)
         if isinstance(outcome, Failure):
             return self._failed(outcome, latency_ms)
-        result = read_answer(
+        return read_answer(
             Received(
                 model=self.model,
                 status_code=outcome.status_code,
@@ -97,15 +105,14 @@ class AnthropicClient(ModelClient):
                 latency_ms=latency_ms,
             )
         )
-        if on_text is not None and result.success:
-            on_text(result.response)
-        return result
 
     async def validate(self, task: str, output: str, max_tokens: int = 1024) -> dict[str, Any]:
         """Judge an output for a task: exactly ``pass``, ``issues``, ``confidence``, ``escalate``.
 
         Any trouble gives a verdict that does not pass and asks for escalation.
         """
+        if not (isinstance(task, str) and isinstance(output, str) and isinstance(max_tokens, int)):
+            return failed_verdict("task and output have to be texts, and max_tokens a whole number")
         request = judge_request(task, output)
         try:
             result = await self.execute(request.prompt, max_tokens, system=request.system, schema=request.schema)
@@ -113,10 +120,8 @@ class AnthropicClient(ModelClient):
             return failed_verdict(str(error))
         if not result.success:
             return failed_verdict(result.error or "the judge's call failed")
-        if result.finish_reason != "end_turn":
-            return failed_verdict(f"the judge did not finish its verdict (stop reason {result.finish_reason})")
         try:
-            return read_verdict(result.response).as_dict()
+            return read_verdict(result.response, result.finish_reason).as_dict()
         except VerdictInvalid as error:
             return failed_verdict(str(error))
 
@@ -150,6 +155,36 @@ class AnthropicClient(ModelClient):
             return read_exception(error)
         response: httpx2.Response = raw.http_response
         return response
+
+    async def _streamed(
+        self, sdk: anthropic.AsyncAnthropic, body: dict[str, Any], limit_s: float, on_text: OnText | None
+    ) -> ExecutionResult:
+        """Make the request as a stream; a body that is none, as a proxy may send, is heard as a whole."""
+        pieces = Pieces(on_text)
+        try:
+            came = await stream(sdk, {"model": self.model, "timeout": _timeout(limit_s), **body}, limit_s, pieces)
+        finally:
+            pieces.close()
+        known = ExecutionResult(model=self.model, success=False)
+        if came.body or came.failure is None:
+            told = Received(
+                self.model, came.status_code or 0, came.request_id, came.content_type, came.body, came.latency_ms
+            )
+            known = read_answer(told).model_copy(update={"ttft_ms": came.ttft_ms})
+        if came.failure is not None:
+            return self._broken(came, came.failure, known)
+        if not came.streamed and known.success and on_text is not None:
+            on_text(known.response)
+        return known
+
+    def _broken(self, came: Came, failure: Failure, known: ExecutionResult) -> ExecutionResult:
+        """Tell why a stream broke, and of its usage what it said until then: the least that is billed."""
+        kept = ("usage", "tokens_input", "tokens_output", "raw_usage", "served_model", "finish_reason", "ttft_ms")
+        update: dict[str, Any] = {name: getattr(known, name) for name in kept}
+        update |= {"request_id": came.request_id, "status_code": came.status_code}
+        update |= {"usage_source": "stream_partial"} if known.usage_source == "provider" else {}
+        update = {name: value for name, value in update.items() if value is not None}
+        return self._failed(failure, came.latency_ms).model_copy(update=update)
 
     def _failed(self, failure: Failure, latency_ms: int) -> ExecutionResult:
         # The provider may echo what it was sent, so the key is taken out before anything is cut.

@@ -46,6 +46,7 @@ def build(api_key: str | None, base_url: str | None) -> AsyncAnthropic:
         ClientUnready: the key or the address cannot be used.
     """
     import anthropic  # noqa: PLC0415 - loaded by ``load``, and only when first needed
+    import httpx2  # noqa: PLC0415 - comes with the SDK
 
     if not api_key:
         raise ClientUnready("no key for Anthropic: set ANTHROPIC_API_KEY", error_type="authentication")
@@ -57,7 +58,10 @@ def build(api_key: str | None, base_url: str | None) -> AsyncAnthropic:
         raise ClientUnready("ANTHROPIC_BASE_URL is no http or https address", error_type="not_found")
     # A redirect followed is a second request that nobody recorded, with the key sent to another host.
     http = anthropic.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_bound]})
-    sdk = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url or None, max_retries=0, http_client=http)
+    try:
+        sdk = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url or None, max_retries=0, http_client=http)
+    except httpx2.InvalidURL as error:
+        raise ClientUnready("ANTHROPIC_BASE_URL is no address", error_type="not_found") from error
     refuse_hidden_retries(sdk)
     return sdk
 

@@ -17,7 +17,9 @@ from clients.gemini_answers import Asked, failed, read_ended
 from clients.gemini_failures import Failure
 from clients.gemini_folder import private_folder
 from clients.gemini_settings import settings_text, stdin_text
-from clients.processes import Ended, run
+from clients.gemini_stream import STREAM_BYTES_MAX, Telling
+from clients.pieces import Pieces
+from clients.processes import STDOUT_BYTES_MAX, Ended, run
 from clients.prompts import check_texts
 
 __all__ = ["GeminiClient"]
@@ -84,33 +86,56 @@ class GeminiClient(ModelClient):
         on_text: OnText | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> ExecutionResult:
-        """Run the CLI once; ``on_text`` gets the whole text of a success at once, and its errors are the caller's."""
+        """Run the CLI once; ``on_text`` is called in the event loop, its time counts, its errors are the caller's."""
         sent = f"\n{prompt}" if _check(prompt, system) else prompt
         env = self._env()
         seconds = timeout_s or TIMEOUT_S_DEFAULT
+        telling = None if on_text is None else Telling(Pieces(on_text))
         try:
-            ended = await self._run(sent, settings_text(sent, system, max_tokens, schema), system, seconds, env)
+            settings = settings_text(sent, system, max_tokens, schema)
+            ended = await self._run(sent, settings, system, seconds, env, telling)
         except ClientUnready as error:
             return failed(self.model, Failure(error.error_type, str(error), "not_billed", provider_requests=0))
         size = len(sent.encode()) + len((system or "").encode())
-        result = read_ended(Asked(self.model, max_tokens, size, seconds, env.get("GEMINI_API_KEY", "")), ended)
-        if on_text is not None and result.success:
-            on_text(result.response)
+        asked = Asked(self.model, max_tokens, size, seconds, env.get("GEMINI_API_KEY", ""))
+        if telling is None:
+            return read_ended(asked, ended)
+        result = telling.read(asked, ended)
+        if telling.pieces.fault is not None:
+            raise telling.pieces.fault
         return result
 
     async def aclose(self) -> None:
         """Do nothing: every call cleans up after itself."""
 
     async def _run(
-        self, prompt: str, settings: str, system: str | None, timeout_s: float, env: Mapping[str, str]
+        self,
+        prompt: str,
+        settings: str,
+        system: str | None,
+        timeout_s: float,
+        env: Mapping[str, str],
+        telling: Telling | None,
     ) -> Ended:
         """Run the CLI in a private folder that is gone when this returns or raises."""
         program = self._ready(env)
         session = str(uuid.uuid4())
-        command = (program, "-m", self.model, "-o", "json", "-e", "none", "--session-id", session)
+        # --raw-output leaves escape sequences in a stream; in one piece the CLI takes them out in any case.
+        told = ("json",) if telling is None else ("stream-json", "--raw-output")
+        command = (program, "-m", self.model, "-o", *told, "-e", "none", "--session-id", session)
+        hear, bytes_max = (None, STDOUT_BYTES_MAX) if telling is None else (telling.hear, STREAM_BYTES_MAX)
         with private_folder(stdin_text(prompt), system, settings, env) as folder:
             try:
-                return await run(command, env=folder.env, work=folder.work, stdin=folder.stdin, timeout_s=timeout_s)
+                return await run(
+                    command,
+                    env=folder.env,
+                    work=folder.work,
+                    stdin=folder.stdin,
+                    stdout=folder.stdin.with_name("answer.json"),
+                    timeout_s=timeout_s,
+                    hear=hear,
+                    stdout_bytes_max=bytes_max,
+                )
             except OSError as error:
                 message = f"the Gemini CLI could not be started ({error}); install it with: {INSTALL}"
                 raise ClientUnready(message, error_type="client_missing") from error

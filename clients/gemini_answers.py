@@ -12,7 +12,7 @@ from clients.base import ExecutionResult, Usage, UsageSource
 from clients.gemini_failures import Failure, read_failure
 from clients.processes import Ended
 
-__all__ = ["Asked", "failed", "read_ended"]
+__all__ = ["Asked", "failed", "read_ended", "shown"]
 
 COUNT_MAX = 2**63 - 1
 ERROR_CHARS_MAX = 600
@@ -84,15 +84,16 @@ def read_ended(asked: Asked, ended: Ended) -> ExecutionResult:
     usage = tuple(_usage(name, stats) for name, stats in report.models.items())
     failure = _failure(asked, ended, report)
     source = _usage_source(failure, report, usage)
+    counted = source in {"provider", "stream_partial"}
     tokens_output = sum(row.output_tokens or 0 for row in usage)
     return ExecutionResult(
         model=asked.model,
         response="" if failure else report.response,
-        tokens_input=sum(row.tokens_input or 0 for row in usage) if source == "provider" else None,
-        tokens_output=tokens_output if source == "provider" else None,
+        tokens_input=sum(row.tokens_input or 0 for row in usage) if counted else None,
+        tokens_output=tokens_output if counted else None,
         latency_ms=ended.latency_ms,
         success=failure is None,
-        error=_shown(failure.message, asked.secret) if failure else None,
+        error=shown(failure.message, asked.secret) if failure else None,
         usage=usage if any(map(_is_known, usage)) else (),
         finish_reason=_finish_reason(failure, tokens_output, asked.max_tokens),
         served_model=report.served_model,
@@ -232,7 +233,7 @@ def _whole(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _shown(message: str, secret: str) -> str:
+def shown(message: str, secret: str) -> str:
     """Take the key out, which Google repeats in some messages, before the message is cut."""
     hidden = _whole(message.replace(secret, "[key]") if secret else message)
     return hidden if len(hidden) <= ERROR_CHARS_MAX else f"{hidden[:ERROR_CHARS_MAX]}…"

@@ -1,4 +1,4 @@
-"""Reads why a call of the Gemini CLI failed: from the tail of its stderr, else from its exit code."""
+"""Reads why a call of the Gemini CLI failed: from the error that it tells, else from its exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from clients.base import ErrorType, UsageSource
 
-__all__ = ["Failure", "read_failure"]
+__all__ = ["STATUS_BY_EXIT_CODE", "Failure", "read_error", "read_failure"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ NOT_SENT: Mapping[int, tuple[ErrorType, str]] = {
 TURNS_EXIT_CODE = 53
 
 NETWORK_WORDS = ("fetch failed", "terminated", "socket", "ECONN", "ETIMEDOUT", "EPIPE", "ENOTFOUND", "EAI_AGAIN")
-GARBAGE_WORDS = ("is not valid JSON", "Incomplete JSON", "JSON input")
+GARBAGE_WORDS = ("is not valid JSON", "Incomplete JSON", "JSON input", "in JSON at position")
 MID_STREAM = "got status: "
 """How the message of an error begins that came inside a stream, after tokens may have been made."""
 
@@ -103,7 +103,12 @@ def read_failure(exit_code: int, stderr: str) -> Failure:
         status = STATUS_BY_EXIT_CODE.get(exit_code)
     if status is not None:
         return _by_status(status, message or f"HTTP status {status}")
-    return _by_words(exit_code, message or _last_line(stderr), told=bool(told))
+    return _by_words(message or _last_line(stderr), told=bool(told), how=f" with exit code {exit_code}")
+
+
+def read_error(status: int | None, message: str) -> Failure:
+    """Say why a call failed, from the status that Gemini answered with, if it is known, and the CLI's words."""
+    return _by_words(message, told=True) if status is None else _by_status(status, message)
 
 
 def _by_status(status: int, message: str) -> Failure:
@@ -124,13 +129,13 @@ def _by_status(status: int, message: str) -> Failure:
     )
 
 
-def _by_words(exit_code: int, message: str, *, told: bool) -> Failure:
+def _by_words(message: str, *, told: bool, how: str = "") -> Failure:
     if told and any(word in message for word in GARBAGE_WORDS):
         return Failure("api_error", f"Gemini's answer could not be read: {message}", provider_requests=1)
     if told and any(word in message for word in NETWORK_WORDS):
         # A refused connection and one that broke after sending look the same from outside the CLI.
         return Failure("connection", f"the connection to Gemini failed or broke: {message}")
-    return Failure("other", f"the Gemini CLI failed with exit code {exit_code}: {message or 'it said nothing'}")
+    return Failure("other", f"the Gemini CLI failed{how}: {message or 'it said nothing'}")
 
 
 def _told(stderr: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["settings_text", "stdin_text"]
+__all__ = ["call_settings_text", "lockdown_text", "settings_text", "stdin_text"]
 
 LOCKDOWN: Mapping[str, Any] = {
     "admin": {
@@ -71,7 +71,26 @@ def stdin_text(prompt: str) -> str:
 
 
 def settings_text(prompt: str, system: str | None, max_tokens: int, schema: Mapping[str, Any] | None) -> str:
-    """Write the settings of one call as JSON.
+    """Write the settings of a process that makes one call, as JSON."""
+    return json.dumps({**LOCKDOWN, **_call_settings(prompt, system, max_tokens, schema, {})})
+
+
+def lockdown_text() -> str:
+    """Write the settings of a process that makes many calls, as JSON; each call adds its own."""
+    return json.dumps(LOCKDOWN)
+
+
+def call_settings_text(
+    prompt: str, system: str | None, max_tokens: int, schema: Mapping[str, Any] | None, headers: Mapping[str, str]
+) -> str:
+    """Write what one call adds to ``lockdown_text``, as JSON; the headers go with its request."""
+    return json.dumps(_call_settings(prompt, system, max_tokens, schema, headers))
+
+
+def _call_settings(
+    prompt: str, system: str | None, max_tokens: int, schema: Mapping[str, Any] | None, headers: Mapping[str, str]
+) -> dict[str, Any]:
+    """Give the settings that make a request what it has to be.
 
     The override matches every model, so the output limit also holds when the CLI rewrites a model's name; an alias
     would lose it. ``extraBody`` is laid over the request just before it is sent. Without it the CLI puts a page about
@@ -84,11 +103,12 @@ def settings_text(prompt: str, system: str | None, max_tokens: int, schema: Mapp
         "systemInstruction": {"parts": [{"text": system}]} if system else None,
         "tools": [],
     }
-    config: dict[str, Any] = {"maxOutputTokens": max_tokens, "httpOptions": {"extraBody": request}}
+    options: dict[str, Any] = {"extraBody": request, **({"headers": dict(headers)} if headers else {})}
+    config: dict[str, Any] = {"maxOutputTokens": max_tokens, "httpOptions": options}
     if schema is not None:
         config |= {"responseMimeType": "application/json", "responseJsonSchema": schema}
     override = {"match": {"overrideScope": "core"}, "modelConfig": {"generateContentConfig": _literal(config)}}
-    return json.dumps({**LOCKDOWN, "modelConfigs": {"customOverrides": [override]}})
+    return {"modelConfigs": {"customOverrides": [override]}}
 
 
 def _literal(value: Any) -> Any:

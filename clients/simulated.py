@@ -15,9 +15,11 @@ from clients.simulation import (
     FAULTS,
     Draw,
     Outcome,
+    cut_up,
     read_failures,
     read_latency_ms,
     read_outcomes,
+    read_table,
     refuse_unknown,
 )
 
@@ -41,7 +43,7 @@ class SimulatedClient(ModelClient):
         seed: another seed, other answers and failures.
         script: how the first calls with each prompt end, in order: "ok", an error type, or a table with
             ``error_type``, ``retry_after_s``, ``tokens_input``, ``tokens_output``, ``latency_ms``, ``text``,
-            ``stop_reason``, ``verdict``.
+            ``partial``, ``stop_reason``, ``verdict``.
         failures: the chance of each error type after the script.
         latency_ms: the least and the most.
         sleep: how latency passes, in seconds.
@@ -79,10 +81,10 @@ class SimulatedClient(ModelClient):
             ValueError: an unknown key, with the nearest known one, or a value that makes no sense.
         """
         refuse_unknown(settings, SETTINGS, "key of a simulated provider")
-        by_model = _table(settings, "models")
+        by_model = read_table(settings, "models")
         for name in by_model:
-            refuse_unknown(_table(by_model, name), MODEL_SETTINGS, f"key of the simulated model {name}")
-        chosen = {**settings, **_table(by_model, model)}
+            refuse_unknown(read_table(by_model, name), MODEL_SETTINGS, f"key of the simulated model {name}")
+        chosen = {**settings, **read_table(by_model, model)}
         seed = chosen.get("seed", 0)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ValueError(f"seed must be an integer, not {seed!r}")  # noqa: TRY004 - settings raise one kind
@@ -93,7 +95,7 @@ class SimulatedClient(ModelClient):
             model,
             seed=seed,
             script=script,
-            failures=_table(chosen, "failures"),
+            failures=read_table(chosen, "failures"),
             latency_ms=chosen.get("latency_ms", (20, 80)),
         )
 
@@ -125,20 +127,31 @@ class SimulatedClient(ModelClient):
         if timeout_s is not None and latency_ms > timeout_s * 1000:
             latency_ms = int(timeout_s * 1000)
             outcome = Outcome(error_type="timeout")
-        await self._sleep(latency_ms / 1000)
         texts_in = prompt + (system or "")
         if outcome.error_type is not None and outcome.error_type != "output_invalid":
-            return self._failed(outcome.error_type, outcome, draw, latency_ms, texts_in)
+            heard = outcome.partial if on_text is not None else None
+            result = self._failed(outcome.error_type, outcome, draw, latency_ms, texts_in, heard or "")
+            return await self._tell(result, heard or "", on_text)
         said = self._say(prompt, number, outcome, draw, judging=schema is not None)
-        if not said:
-            return self._wordless(self._usage(texts_in, said, outcome, draw), draw, latency_ms)
-        result = self._answered(said, outcome, draw, latency_ms, texts_in, max_tokens)
-        if on_text is not None:
-            on_text(result.response)
-        return result
+        if said:
+            result = self._answered(said, outcome, draw, latency_ms, texts_in, max_tokens)
+        else:
+            result = self._wordless(self._usage(texts_in, said, outcome, draw), draw, latency_ms)
+        return await self._tell(result, result.response, on_text)
 
     async def aclose(self) -> None:
         """Do nothing: there is nothing to release."""
+
+    async def _tell(self, result: ExecutionResult, text: str, on_text: OnText | None) -> ExecutionResult:
+        """Let the latency pass; a text that is listened to comes in pieces over it."""
+        if on_text is None or not text:
+            await self._sleep(result.latency_ms / 1000)
+            return result
+        pieces = cut_up(text, result.latency_ms)
+        for wait_ms, piece in pieces:
+            await self._sleep(wait_ms / 1000)
+            on_text(piece)
+        return result.model_copy(update={"ttft_ms": pieces[0][0]})
 
     def _count(self, prompt: str) -> int:
         digest = hashlib.sha256(prompt.encode()).digest()[:16]
@@ -175,12 +188,13 @@ class SimulatedClient(ModelClient):
         )
 
     def _failed(
-        self, error_type: ErrorType, outcome: Outcome, draw: Draw, latency_ms: int, texts_in: str
+        self, error_type: ErrorType, outcome: Outcome, draw: Draw, latency_ms: int, texts_in: str, heard: str
     ) -> ExecutionResult:
         fault = FAULTS[error_type]
+        source = "stream_partial" if heard and fault.usage_source != "provider" else fault.usage_source
         retry_after_ms = None if outcome.retry_after_s is None else int(outcome.retry_after_s * 1000)
-        if fault.usage_source == "provider":
-            result = self._billed(self._usage(texts_in, "", outcome, draw), draw, latency_ms)
+        if source in {"provider", "stream_partial"}:
+            result = self._billed(self._usage(texts_in, heard, outcome, draw), draw, latency_ms)
         else:
             result = ExecutionResult(model=self.model, success=False, latency_ms=latency_ms)
         return result.model_copy(
@@ -188,7 +202,7 @@ class SimulatedClient(ModelClient):
                 "error": f"simulated: {outcome.text or fault.message}",
                 "error_type": error_type,
                 "status_code": fault.status_code,
-                "usage_source": fault.usage_source,
+                "usage_source": source,
                 "provider_requests": fault.provider_requests,
                 "finish_reason": outcome.stop_reason or fault.finish_reason,
                 "retry_after_ms": retry_after_ms,
@@ -231,10 +245,3 @@ class SimulatedClient(ModelClient):
 def _tokens(text: str, chance: float) -> int:
     """Make a plausible count out of a text's length and a draw."""
     return 1 + len(text.encode()) // BYTES_PER_TOKEN + int(chance * 8)
-
-
-def _table(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    table = settings.get(key, {})
-    if not isinstance(table, Mapping):
-        raise ValueError(f"{key} must be a table, not {table!r}")  # noqa: TRY004 - settings raise one kind
-    return table

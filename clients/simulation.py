@@ -15,11 +15,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clients.base import ErrorType, UsageSource
 
-__all__ = ["FAULTS", "Draw", "Fault", "Outcome", "read_failures", "read_latency_ms", "read_outcomes", "refuse_unknown"]
+__all__ = [
+    "FAULTS",
+    "Draw",
+    "Fault",
+    "Outcome",
+    "cut_up",
+    "read_failures",
+    "read_latency_ms",
+    "read_outcomes",
+    "read_table",
+    "refuse_unknown",
+]
 
 LATENCY_MS_MAX = 3_600_000
 ERROR_TYPES: tuple[ErrorType, ...] = get_args(ErrorType)
 PASS_CHANCE = 0.9
+PIECES_MAX = 5
 
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -35,6 +47,8 @@ class Outcome(BaseModel):
     tokens_output: Count | None = None
     latency_ms: Annotated[int, Field(ge=0, le=LATENCY_MS_MAX)] | None = None
     text: str | None = None
+    partial: str | None = None
+    """What is heard of the answer before ``error_type`` breaks it off; only a stream lets anyone hear it."""
     stop_reason: str | None = None
     verdict: dict[str, Any] | None = None
 
@@ -115,6 +129,14 @@ class Draw:
         return {"pass": passed, "issues": issues, "confidence": confidence, "escalate": escalate}
 
 
+def cut_up(text: str, latency_ms: int) -> list[tuple[int, str]]:
+    """Cut an answer into a stream: each piece with the milliseconds that pass before it, the whole latency in all."""
+    size = max(1, -(-len(text) // PIECES_MAX))
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    ends = [latency_ms * number // len(pieces) for number in range(len(pieces) + 1)]
+    return [(ends[number + 1] - ends[number], piece) for number, piece in enumerate(pieces)]
+
+
 def read_outcomes(script: Iterable[str | Mapping[str, Any]]) -> tuple[Outcome, ...]:
     """Read a script's items: "ok", an error type, or a table of ``Outcome``.
 
@@ -167,6 +189,18 @@ def read_latency_ms(latency_ms: int | Sequence[int]) -> tuple[int, int]:
         case (int(least), int(most)) if 0 <= least <= most <= LATENCY_MS_MAX and not isinstance(latency_ms, bool):
             return least, most
     raise ValueError(f"latency_ms must be a number of ms or [least, most], at most {LATENCY_MS_MAX}: {latency_ms!r}")
+
+
+def read_table(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Read a table among settings; one that is absent is empty.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    table = settings.get(key, {})
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{key} must be a table, not {table!r}")  # noqa: TRY004 - settings raise one kind
+    return table
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:

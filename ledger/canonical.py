@@ -82,4 +82,4 @@ def digest_of(value: Any) -> str:
 
 def salted_digest(salt: bytes, content: bytes) -> str:
     """Return HMAC-SHA-256 of ``content`` under ``salt``, in hex: what events keep in place of a text."""
-    return hmac.new(salt, content, hashlib.sha256).hexdigest()
+    return hmac.digest(salt, content, "sha256").hex()

@@ -29,9 +29,7 @@ def build_client(provider: str, model: str, settings: Mapping[str, Any]) -> Mode
     """
     match provider:
         case "gemini":
-            from clients.gemini import GeminiClient  # noqa: PLC0415 - loaded when first needed
-
-            return GeminiClient(model, **settings)
+            return _gemini(model, settings)
         case "anthropic":
             from clients.anthropic import AnthropicClient  # noqa: PLC0415 - loaded when first needed
 
@@ -45,6 +43,17 @@ def build_client(provider: str, model: str, settings: Mapping[str, Any]) -> Mode
                 raise ConfigurationError(f"[providers.simulated]: {error}") from error
         case _:
             return _foreign(provider, model, settings)
+
+
+def _gemini(model: str, settings: Mapping[str, Any]) -> ModelClient:
+    given = dict(settings)
+    if given.pop("mode", "process") == "warm":
+        from clients.gemini_warm import WarmGeminiClient  # noqa: PLC0415 - loaded when first needed
+
+        return WarmGeminiClient(model, **given)
+    from clients.gemini import GeminiClient  # noqa: PLC0415 - loaded when first needed
+
+    return GeminiClient(model, **given)
 
 
 def _foreign(provider: str, model: str, settings: Mapping[str, Any]) -> ModelClient:

@@ -21,7 +21,8 @@ __all__ = ["FIRST_PREV_HASH", "Append", "NewEvent", "Payload", "Recorded", "Stre
 
 TAG: Final = b"dispatch-ledger event 1\n"
 FIRST_PREV_HASH: Final = bytes(32)
-LENGTHS: Final = tuple(size.to_bytes(4, "big") for size in range(128))
+SHORT: Final = 128
+LENGTHS: Final = tuple(size.to_bytes(4, "big") for size in range(SHORT))
 """Made once: there are eight in every hash."""
 REMEMBERED: Final = 1024
 REMEMBERED_CHARACTERS_MAX: Final = 4096
@@ -122,7 +123,7 @@ def event_hash(prev_hash: bytes, fields: Sequence[str | int], data: bytes) -> by
     for field in fields:
         encoded = str(field).encode()
         size = len(encoded)
-        parts += (LENGTHS[size] if size < len(LENGTHS) else size.to_bytes(4, "big"), encoded)
+        parts += (LENGTHS[size] if size < SHORT else size.to_bytes(4, "big"), encoded)
     parts.append(sha256(data).digest())
     return sha256(b"".join(parts)).digest()
 

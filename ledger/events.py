@@ -56,7 +56,7 @@ class Event(Value):
 
     def data(self) -> bytes:
         """Return the canonical JSON that is stored and hashed."""
-        return canonical(self.model_dump())
+        return canonical(self.__pydantic_serializer__.to_python(self))  # ``model_dump`` without its twelve options
 
 
 class TaskSubmitted(Event, TaskRequest, Decision):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -135,6 +136,7 @@ def backoff_ms(policy: Policy, tries: int, jitter_ppm: int) -> int:
     return min(grown, policy.backoff_max_ms) * (PPM + jitter_ppm) // PPM
 
 
+@lru_cache(64)
 def policy_hash(policy: Policy) -> str:
     """Return the SHA-256 of the policy's canonical JSON, in hex."""
     return digest_of(policy.model_dump())

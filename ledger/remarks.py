@@ -50,6 +50,9 @@ def _gemini(tier: str, model: str) -> Iterator[Remark]:
         sent = REWRITTEN[model]
         said = f"tiers.{tier}: the Gemini CLI silently asks for {sent} where it is told {model}"
         yield Remark(tier, model, "rewritten", said, f'write model = "{sent}" if that is what you want')
+    elif model.startswith("auto"):
+        said = f"tiers.{tier}: {model} lets the Gemini CLI choose by extra, billed calls; each task will fail"
+        yield Remark(tier, model, "unknown", said, "name one model")
     elif model not in KNOWN:
         yield _unknown(tier, model, "the Gemini CLI", KNOWN)
 

@@ -513,15 +513,6 @@ def test_retry_after_date_without_the_servers_clock() -> None:
     assert wait_ms == pytest.approx(100_000, abs=5_000)
 
 
-async def test_on_text_gets_the_whole_text(server: api.Anthropic, client: AnthropicClient) -> None:
-    """The text of a success is handed over at once, that of a failure never."""
-    pieces: list[str] = []
-    server.script(api.answer("whole"), api.refusal("no"))
-    await client.execute("a", on_text=pieces.append)
-    await client.execute("b", on_text=pieces.append)
-    assert pieces == ["whole"]
-
-
 async def test_the_judge_is_asked_with_a_schema(server: api.Anthropic, client: AnthropicClient) -> None:
     """Judging is one request with the judge's schema and system text; the verdict has exactly four keys."""
     server.script(api.verdict(pass_=False, issues=["Too short."], confidence=0.75, escalate=True))

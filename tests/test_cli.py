@@ -85,7 +85,20 @@ def shown(argv: list[str]) -> str:
 
 def test_importing_the_command_line_and_its_help_costs_little() -> None:
     """Neither importing it nor any --help loads a database, a schema library, a terminal library or an SDK."""
-    commands = ["run", "batch", "tasks", "show", "validate", "verify", "db upgrade", "db check", "demo", ""]
+    commands = [
+        "run",
+        "batch",
+        "tasks",
+        "show",
+        "tail",
+        "validate",
+        "verify",
+        "config",
+        "doctor",
+        "db upgrade",
+        "db check",
+    ]
+    commands += ["demo", ""]
     script = (
         "import sys; from ledger.cli import main\n"
         f"codes = [main([*words.split(), '--help']) for words in {commands!r}]\n"
@@ -94,6 +107,19 @@ def test_importing_the_command_line_and_its_help_costs_little() -> None:
     root = Path(__file__).parent.parent
     ended = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
     assert ended.stderr == f"{[0] * len(commands)} []\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(empty_folder: Path, shell: str) -> None:
+    """The script names our command, and what it asks for is answered."""
+    with started(env={"_DISPATCH_LEDGER_COMPLETE": f"{shell}_source"}) as process:
+        script, _ = process.communicate()
+    assert (process.returncode, b"_DISPATCH_LEDGER_COMPLETE" in script, b"dispatch-ledger" in script) == (0, True, True)
+    asked = {"_DISPATCH_LEDGER_COMPLETE": "bash_complete", "COMP_WORDS": "dispatch-ledger ta", "COMP_CWORD": "1"}
+    with started(env=asked) as process:
+        words, _ = process.communicate()
+    assert words.decode().split() == ["plain,tail", "plain,tasks"]
+    assert not list(empty_folder.iterdir())
 
 
 def test_tiers_and_states_are_those_of_the_ledger(cli: CommandLine) -> None:

@@ -55,6 +55,7 @@ timeout_s = 120
 
 [providers.gemini]
 command = "gemini"
+mode = "process"
 concurrency = 2
 
 [providers.anthropic]

@@ -225,10 +225,9 @@ async def test_what_the_cli_gets(fake: Callable[[str], GeminiClient], notes: Pat
     print({ANSWERS!r})
     """.replace("\n    ", "\n")
     )
-    pieces: list[str] = []
-    result = await client.execute("/quit grün", 99, system="Be brief.", on_text=pieces.append)
+    result = await client.execute("/quit grün", 99, system="Be brief.")
     facts = await read_notes(notes)
-    assert (result.response, pieces, result.tokens_input, result.tokens_output) == ("pong", ["pong"], 7, 3)
+    assert (result.response, result.tokens_input, result.tokens_output) == ("pong", 7, 3)
     assert facts["args"][:-1] == ["-m", "gemini-2.5-flash", "-o", "json", "-e", "none", "--session-id"]
     private = {"HOME", "GEMINI_CLI_HOME", "TMPDIR", "GEMINI_SYSTEM_MD"}
     fixed = {"GEMINI_CLI_TRUST_WORKSPACE", "GEMINI_CLI_NO_RELAUNCH", "NO_COLOR", "GEMINI_API_KEY", "PATH"}

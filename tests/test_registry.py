@@ -135,7 +135,7 @@ def test_entry_tells_a_tier() -> None:
 @pytest.mark.parametrize(
     ("provider", "concurrency", "settings"),
     [
-        ("gemini", 2, {"command": "gemini"}),
+        ("gemini", 2, {"command": "gemini", "mode": "process"}),
         ("anthropic", 16, {}),
         ("simulated", 64, {}),
         ("package.module:make", 8, {}),

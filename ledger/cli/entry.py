@@ -8,11 +8,14 @@ import click
 
 from ledger.cli import output
 from ledger.cli.batch import batch
+from ledger.cli.config import config
 from ledger.cli.db import db
 from ledger.cli.demo import demo
+from ledger.cli.doctor import doctor
 from ledger.cli.exits import DONE, INTERRUPTED
 from ledger.cli.run import run
 from ledger.cli.show import show
+from ledger.cli.tail import tail
 from ledger.cli.tasks import tasks
 from ledger.cli.validate import validate
 from ledger.cli.verify import verify
@@ -49,7 +52,7 @@ def dispatch_ledger() -> None:
     """
 
 
-for command in (run, batch, tasks, show, validate, verify, db, demo):
+for command in (run, batch, tasks, show, tail, validate, verify, config, doctor, db, demo):
     dispatch_ledger.add_command(command)
 
 

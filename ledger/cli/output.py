@@ -6,7 +6,9 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TextIO
 
@@ -24,6 +26,7 @@ __all__ = [
     "shortened",
     "table",
     "visible",
+    "wrapped",
     "write",
 ]
 
@@ -31,6 +34,8 @@ __all__ = [
 UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 NO_PRICES: Final = "no prices yet"
 NANO: Final = 1_000_000_000
+NARROW: Final = 60
+"""Columns of a terminal below which a table is no help."""
 
 Column = tuple[str, Literal["left", "right"]]
 
@@ -54,8 +59,8 @@ def visible(text: str) -> str:
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text.replace("\r\n", "\n"))
 
 
-def write(text: str, stream: TextIO | None = None) -> None:
-    """Write as it is; a reader that went away is no error, and nothing more is written to it."""
+def write(text: str, stream: TextIO | None = None) -> bool:
+    """Write as it is; a reader that went away is no error, and nothing more is written to it: then return False."""
     stream = stream or sys.stdout
     try:
         stream.write(text)
@@ -64,6 +69,8 @@ def write(text: str, stream: TextIO | None = None) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+        return False
+    return True
 
 
 def answer(text: str) -> None:
@@ -82,14 +89,15 @@ def complain(text: str) -> None:
     note(f"dispatch-ledger: {text}")
 
 
-def document(value: Any) -> None:
-    """Write one JSON document; bytes are hex in it."""
+def document(value: Any, *, on_one_line: bool = False) -> bool:
+    """Write one JSON document, for people's eyes on several lines; bytes are hex in it. False: the reader is gone."""
     on_terminal = is_terminal()
-    text = json.dumps(value, ensure_ascii=False, indent=2 if on_terminal else None, default=_plain)
+    indent = 2 if on_terminal and not on_one_line else None
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=_plain)
     if on_terminal:
         # JSON leaves DEL, C1 and the direction marks raw; they stand in strings only, where this escape is JSON too.
         text = UNSAFE.sub(lambda found: "\n" if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
-    write(f"{text}\n")
+    return write(f"{text}\n")
 
 
 def _plain(value: Any) -> str:
@@ -98,9 +106,37 @@ def _plain(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+def width() -> int:
+    """Return the columns of the terminal."""
+    return max(shutil.get_terminal_size().columns, 20)
+
+
+def wrapped(text: str, *, first: str = "", rest: str = "") -> str:
+    """Return a paragraph as lines that a terminal does not break inside words; elsewhere as one line.
+
+    Args:
+        text: what to say.
+        first: what the first line begins with.
+        rest: what the others begin with; a narrow terminal gets four blanks at most.
+    """
+    if not is_terminal():
+        return f"{first}{text}\n"
+    if width() < NARROW:
+        first, rest = first if first.strip() else first[:4], rest[:4]
+    lines = textwrap.wrap(text, width(), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return "".join(f"{line}\n" for line in lines or [first.rstrip()])
+
+
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Write rows under their columns' names: a table on a terminal, aligned text in a pipe."""
     cells = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
+    if is_terminal() and width() < NARROW:
+        for row in cells:
+            named = [
+                f"{name} {cell}" if side == "right" else cell for (name, side), cell in zip(columns, row, strict=True)
+            ]
+            write(wrapped(" · ".join(part for part in named if part), rest="  "))
+        return
     if is_terminal():
         _rich_table(columns, cells)
         return
@@ -120,7 +156,7 @@ def _rich_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> No
     from rich.table import Table  # noqa: PLC0415 - likewise
     from rich.text import Text  # noqa: PLC0415 - likewise
 
-    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    drawn = Table(box=None, header_style="" if os.environ.get("NO_COLOR") else "bold", pad_edge=False)
     for name, side in columns:
         drawn.add_column(name, justify=side, overflow="fold")
     for row in cells:

@@ -21,6 +21,7 @@ __all__ = ["run"]
 @click.option("--key", help="Names this request for ever: asked again, it gives the recorded task and calls nobody.")
 @click.option("--label", type=LABEL, multiple=True, help="A label to report by; may be given several times.")
 @click.option("--system", metavar="TEXT", help="The system text.")
+@click.option("--stream", is_flag=True, help="Print the text as it comes; a line says when it starts over.")
 @common
 @pass_common
 def run(
@@ -34,11 +35,13 @@ def run(
     key: str | None,
     label: tuple[tuple[str, str], ...],
     system: str | None,
+    stream: bool,  # noqa: FBT001 - click gives a flag so
 ) -> int:
     """Dispatch PROMPT (`-` reads standard input) and print the answer.
 
     The answer goes to standard output, a line about it to standard error. With --json one document has both: tier and
-    model are the last attempt's, tokens and latency the answering one's, attempts and cost the whole task's.
+    model are the last attempt's, tokens and latency the answering one's, attempts and cost the whole task's. With
+    --json --stream there are JSON lines of the types text, restart (what came before is void) and, last, result.
     """
     from ledger.cli.work.run import Wanted, run_task  # noqa: PLC0415 - loaded when the command runs
 
@@ -54,5 +57,6 @@ def run(
         key=key,
         labels=labels_of(label),
         system=system,
+        stream=stream,
     )
     return run_task(common, wanted)

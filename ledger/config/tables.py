@@ -140,6 +140,8 @@ class GeminiTable(ProviderTable):
     """``[providers.gemini]``: the CLI."""
 
     command: Annotated[str, values.text("a command", most=1024, blanks=True)] = "gemini"
+    mode: Annotated[Literal["process", "warm"], values.choice("process", "warm")] = "process"
+    """A process a call, or one that is kept for many."""
     concurrency: Concurrency = 2
 
 

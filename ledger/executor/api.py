@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -31,6 +32,8 @@ __all__ = ["Dispatched", "Executor"]
 
 JUDGE: Final = ModelTier.SONNET
 JUDGE_TOKENS: Final = 1024
+RULES: Final = 64
+"""Routes of one configuration that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Executor:
         self.ledger = ledger or Ledger.open(resolve_ledger(None, self.config), ports=self._ports)
         self._pool = Pool(self.registry, build)
         self._worker = f"worker:{self._ports.new_id()}"
+        self._pinned = lru_cache(RULES)(self._pinned_to)
 
     @property
     def worker(self) -> str:
@@ -183,11 +187,12 @@ class Executor:
             stream = await store.read(task_id)
             met = await self._met(request, task_id, stream)
             before, succeeded_before = len(met.started), met.answering is not None
-        stream = await Driver(desk, attempt).drive(task_id, stream)
+        driven = await Driver(desk, attempt).drive(task_id, stream)
         if listener.fault is not None:
             raise listener.fault
-        story = tell(task_id, stream) or met
-        return Dispatched(story, stream, await result_of(store, story), before, succeeded_before)
+        story = met if driven is stream else tell(task_id, driven) or met
+        result = await result_of(store, story, attempt.texts)
+        return Dispatched(story, driven, result, before, succeeded_before)
 
     async def _met(self, request: Request, task_id: str, stream: Stream) -> Story:
         """Return the story of the task that a key named, once it is sure that the request is the same."""
@@ -202,9 +207,11 @@ class Executor:
 
     def _rules(self, request: Request) -> Rules:
         retries = self.config.retry.retry_count if request.retry_count is None else request.retry_count
-        judging = request.judged is not None
+        return self._pinned(request.tier, retries, request.judged is not None)
+
+    def _pinned_to(self, tier: str, retries: int, judging: bool) -> Rules:  # noqa: FBT001 - a cache's key
         return Rules(
-            route=() if judging else self.registry.route(ModelTier(request.tier), retries),
+            route=() if judging else self.registry.route(ModelTier(tier), retries),
             judge=self.registry.judge(retries) if judging else (),
             policy=self.registry.policy(),
             limits=self.registry.limits(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -69,6 +69,8 @@ class Attempt:
     pool: Pool
     sent: Sent
     listener: Listener
+    texts: dict[str, bytes] = field(default_factory=dict)
+    """What was recorded here, by slot: whoever made the call need not read its answer back."""
 
     async def first(self, draft: Draft, key: bytes | None) -> Stream:
         """Submit a task and make its first attempt; the two are one transaction.
@@ -113,8 +115,8 @@ class Attempt:
             append = self.desk.sealed(task_id, version, events, fence=started.fence, payloads=payloads, key=key)
             if isinstance(ready, ExecutionResult):
                 return await self.pool.unbroken(self.desk.store.append(append))
-            await self._begin(append, started, task)
-            return await self._call(ready[0], task_id, started, task, slot.release)
+            stream = await self._begin(append, started, task)
+            return await self._call(ready[0], stream, started, task, slot.release)
 
     def _started(self, task: Task, prefix: PromptPrefix | None) -> e.AttemptStarted:
         step, submitted, worker = task.at, task.submitted, self.desk.worker
@@ -144,18 +146,17 @@ class Attempt:
             price_book=None,
         )
 
-    async def _begin(self, append: Append, started: e.AttemptStarted, task: Task) -> None:
+    async def _begin(self, append: Append, started: e.AttemptStarted, task: Task) -> Stream:
         """Append the start; a caller who is cancelled meanwhile leaves no start without an end."""
         writing = asyncio.ensure_future(self.desk.store.append(append))
         try:
-            await asyncio.shield(writing)
+            return await asyncio.shield(writing)
         except asyncio.CancelledError:
             why = "the caller was interrupted before anything was sent"
             failed = outcomes.failure(started.request_model, "interrupted", why, billed=False)
 
             async def end() -> None:
-                await writing
-                await self._record(append.task_id, started, failed, task)
+                await self._record(await writing, started, failed, task)
 
             await self.pool.at_last(end())
             raise
@@ -163,7 +164,7 @@ class Attempt:
     async def _call(
         self,
         client: ModelClient,
-        task_id: str,
+        stream: Stream,
         started: e.AttemptStarted,
         task: Task,
         release: Callable[[], None],
@@ -187,14 +188,14 @@ class Attempt:
         if isinstance(error, GeneratorExit):
             raise error  # the loop itself is being torn down; nothing can be awaited any more
         result = read_call(ran, started.request_model, timeout_s, closed=self.pool.closed)
-        recording = self._record(task_id, started, result, task)
+        recording = self._record(stream, started, result, task)
         if ran.gone is not None:
             await self.pool.at_last(recording)
             raise ran.gone
-        stream = await self.pool.unbroken(recording)
+        recorded = await self.pool.unbroken(recording)
         if error is not None and not isinstance(error, asyncio.CancelledError | Exception):
             raise error  # KeyboardInterrupt, SystemExit and their like are not ours to keep
-        return stream
+        return recorded
 
     def _ended(self, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> outcomes.Ended:
         """Make the record of an end; a result that cannot be recorded is a failure that can."""
@@ -206,8 +207,12 @@ class Attempt:
             failed = outcomes.failure(started.request_model, "other", why, billed=True)
             return outcomes.ended(started, failed, task.submitted, judged_attempt, self.desk.ports)
 
-    async def _record(self, task_id: str, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> Stream:
+    async def _record(self, stream: Stream, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> Stream:
         done = self._ended(started, result, task)
         seen = self.desk.seen(task.submitted.policy)
         command = c.Record(done.outcome, started.fence, seen, done.verdict)
-        return await self.desk.transact(task_id, command, fence=started.fence, payloads=done.payloads)
+        recorded = await self.desk.transact(
+            stream[0].task_id, command, fence=started.fence, payloads=done.payloads, known=stream
+        )
+        self.texts.update((payload.slot, payload.content) for payload in done.payloads)
+        return recorded

@@ -63,7 +63,7 @@ async def readied(
 async def _prepared(pool: Pool, sent: Sent, task: Task) -> tuple[ModelClient, PromptPrefix | None]:
     client = pool.client(task.at)
     prepare = getattr(client, "prepare", None)
-    if prepare is None:
+    if prepare is None or getattr(prepare, "__func__", None) is ModelClient.prepare:
         return client, None
     ran = await apart(lambda: prepare(sent.prompt, task.submitted.max_tokens, system=sent.system), READY_S)
     if ran.gone is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import orjson
 
 from clients.base import ExecutionResult, Usage
 from ledger import events as e
 from ledger.envelope import Stream
-from ledger.evolve import evolve
+from ledger.executor.transact import state_of
 from ledger.parts import Outcome
-from ledger.state import INITIAL, Absent, Ended, Held, Ready, Running, State, Task, Undecided, Waiting
+from ledger.state import Absent, Ended, Held, Ready, Running, State, Task, Undecided, Waiting
 from ledger.store.protocol import Store
 
 __all__ = ["Money", "Story", "result_of", "tell", "verdict_of"]
@@ -72,21 +74,20 @@ class Story:
 
 def tell(task_id: str, stream: Stream) -> Story | None:
     """Take a stream apart; None where it holds no task."""
-    state: State = INITIAL
     started: dict[int, e.AttemptStarted] = {}
     outcomes: dict[int, Outcome] = {}
     for recorded in stream:
         event = recorded.event()
-        state = evolve(state, event)
         if isinstance(event, e.AttemptStarted):
             started[event.attempt] = event
         elif isinstance(event, Outcome):
             outcomes[event.attempt] = event
+    state = state_of(stream)
     return None if isinstance(state, Absent) else Story(task_id, state, state.task, started, outcomes)
 
 
-async def result_of(store: Store, story: Story) -> ExecutionResult:
-    """Put together what ``execute`` gives.
+async def result_of(store: Store, story: Story, texts: Mapping[str, bytes] = MappingProxyType({})) -> ExecutionResult:
+    """Put together what ``execute`` gives; ``texts`` are payloads at hand, by slot.
 
     Tier and model are the last attempt's, figures the answering (else last) one's, attempts and cost the whole task's.
     """
@@ -96,9 +97,10 @@ async def result_of(store: Store, story: Story) -> ExecutionResult:
     begun = story.started.get(last) if last else None
     success = story.answering is not None
     step = story.task.at
+    text = texts.get(f"response/{shown}") if success else None
     return ExecutionResult(
         model=begun.request_model if begun else step.model,
-        response=await _text(store, story.task_id, f"response/{shown}") or "" if success else "",
+        response=text.decode() if text is not None else await _response(store, story) or "",
         latency_ms=(outcome and outcome.latency_ms) or 0,
         success=success,
         error=None if success else await _error(store, story),
@@ -109,6 +111,10 @@ async def result_of(store: Store, story: Story) -> ExecutionResult:
         cost_nano_usd=story.money().cost_nano_usd,
         **_figures(outcome),
     )
+
+
+async def _response(store: Store, story: Story) -> str | None:
+    return None if story.answering is None else await _text(store, story.task_id, f"response/{story.answering}")
 
 
 def _figures(outcome: Outcome | None) -> dict[str, object]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 from ledger.commands import Command, Seen
 from ledger.dispatch import decide
@@ -18,9 +20,12 @@ from ledger.store.protocol import Store
 
 __all__ = ["Desk", "state_of"]
 
+STATES: Final = 256
 
+
+@lru_cache(STATES)
 def state_of(stream: Stream) -> State:
-    """Fold a stored stream."""
+    """Fold a stored stream; the newest are remembered, since a stream is looked at more than once as it stands."""
     return fold(recorded.event() for recorded in stream)
 
 
@@ -52,11 +57,20 @@ class Desk:
         return Append(task_id, version, new, tuple(payloads), key)
 
     async def transact(
-        self, task_id: str, command: Command, *, fence: int = 0, payloads: Sequence[Payload] = ()
+        self,
+        task_id: str,
+        command: Command,
+        *,
+        fence: int = 0,
+        payloads: Sequence[Payload] = (),
+        known: Stream = (),
     ) -> Stream:
-        """Append what the command leads to; return the stream as it stands."""
+        """Append what the command leads to; return the stream as it stands.
+
+        ``known`` is the stream as an append of ours has returned it: what others have added since is a conflict.
+        """
+        stream = known or await self.store.read(task_id)
         while True:
-            stream = await self.store.read(task_id)
             events = decide(state_of(stream), command)
             if not events:
                 return stream
@@ -65,4 +79,4 @@ class Desk:
                     self.sealed(task_id, len(stream), events, fence=fence, payloads=payloads)
                 )
             except VersionConflict:
-                continue
+                stream = await self.store.read(task_id)

@@ -93,7 +93,9 @@ def _refuse_place(path: Path, *, create: bool) -> None:
         raise LedgerCorrupt(f"{path} is a folder, not a ledger")
     if not path.exists():
         if not create:
-            raise LedgerMissing(f"there is no ledger at {path}")
+            raise LedgerMissing(
+                f"there is no ledger at {path.absolute()}; name another place by --ledger or DISPATCH_LEDGER_URL"
+            )
         if not path.parent.is_dir():
             raise LedgerMissing(f"the folder {path.parent} does not exist; make it, or name another place")
     elif not path.is_file():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from ledger import events as e
@@ -45,6 +46,8 @@ COUNTED: Final = (
     "reasoning_tokens",
 )
 """Columns of ``attempts`` that are sums over the usage's rows, under the same name."""
+straight: Final = attrgetter(*STRAIGHT)
+counted: Final = attrgetter(*COUNTED)
 INPUTS: Final = ("input_uncached_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
 ENDED: Final = ("response_model", "state", "error_type", "retryable", "status_code", "ended_at_ms")
 OUTCOME: Final = (*ENDED, "tokens_input", "tokens_output", *COUNTED, *STRAIGHT)
@@ -165,9 +168,10 @@ def _known(event: Outcome) -> Row:
     return {
         "response_model": event.served_model,
         "tokens_input": _tokens_input(usage),
-        "tokens_output": _sum(row.output_tokens for row in usage),
-        **{name: _sum(getattr(row, name) for row in usage) for name in COUNTED},
-        **{name: getattr(event, name) for name in STRAIGHT},
+        "tokens_output": _sum([row.output_tokens for row in usage]),
+        **dict.fromkeys(COUNTED),
+        **dict(zip(COUNTED, map(_sum, zip(*map(counted, usage), strict=True)), strict=bool(usage))),
+        **dict(zip(STRAIGHT, straight(event), strict=True)),
     }
 
 
@@ -178,12 +182,11 @@ def _tokens_input(usage: tuple[UsageRow, ...]) -> int | None:
     return _bounded(sum(getattr(row, name) or 0 for row in usage for name in INPUTS))
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
+def _sum(counts: Sequence[int | None]) -> int | None:
     """Add up; unknown when there is nothing to add or any part is unknown."""
-    known = list(counts)
-    if not known or None in known:
+    if not counts or None in counts:
         return None
-    return _bounded(sum(count for count in known if count is not None))
+    return counts[0] if len(counts) == 1 else _bounded(sum(filter(None, counts)))
 
 
 def _bounded(total: int) -> int:

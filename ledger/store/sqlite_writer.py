@@ -24,6 +24,8 @@ __all__ = ["Writer"]
 
 GROUP_MAX: Final = 48
 """Appends in one transaction; without a cap all callers march in step and wait for the slowest."""
+GROUP_WHOLE: Final = 16
+"""Up to here all that wait go together, of more only half: while one half is written the other half calls."""
 LOOK_AHEAD: Final = 4 * GROUP_MAX
 """Waiting appends looked through for a group; those of a stream that is in the group already are passed over."""
 YIELD_MAX_S: Final = 0.002
@@ -94,7 +96,8 @@ class Writer:
         group: list[Waiting] = []
         passed_over: list[Waiting] = []
         taken: set[str | bytes | None] = set()
-        while self._waiting and len(group) < GROUP_MAX and len(passed_over) < LOOK_AHEAD:
+        most = min(GROUP_MAX, max(GROUP_WHOLE, len(self._waiting) // 2))
+        while self._waiting and len(group) < most and len(passed_over) < LOOK_AHEAD:
             waiting = self._waiting.popleft()
             names: set[str | bytes | None] = {waiting.append.task_id, waiting.append.key_digest} - {None}
             if names & taken:

@@ -16,7 +16,7 @@ from clients.base import ErrorType, ExecutionResult, ModelClient, UsageSource
 from clients.errors import PromptRefused
 from clients.judging import judge_request, read_verdict
 
-__all__ = ["ClientContract", "Play", "Stage", "WireContract"]
+__all__ = ["ClientContract", "Play", "Stage", "StreamContract", "StreamStage", "WireContract", "check_shape"]
 
 Play = Literal["rate_limited", "overloaded", "api_error", "connection", "content_refused", "empty", "hang"]
 """What a stage lets happen to one call; "hang" never answers."""
@@ -58,6 +58,13 @@ class WireStage(Stage, Protocol):
 
     def systems(self) -> list[str | None]:
         """Give the system texts as they arrived."""
+
+
+class StreamStage(Stage, Protocol):
+    """A stage whose client streams."""
+
+    def play_break(self) -> None:
+        """Let the next call's stream lose its connection after some text."""
 
 
 def check_shape(result: ExecutionResult) -> None:
@@ -212,3 +219,53 @@ class WireContract(ClientContract):
         """The system text arrives apart from the prompt."""
         await wire.client.execute("hello", system="Answer in Latin.", timeout_s=60)
         assert (wire.prompts(), wire.systems()) == (["hello"], ["Answer in Latin."])
+
+
+class StreamContract:
+    """The suite of clients that stream; a subclass gives the fixture ``streaming``."""
+
+    async def test_streamed_text_is_the_answer(self, streaming: StreamStage) -> None:
+        """The pieces, none of them empty, make the answer, and the first is timed; without a hearer none is."""
+        pieces: list[str] = []
+        result = await streaming.client.execute("Tell", on_text=pieces.append, timeout_s=streaming.timeout_s)
+        check_shape(result)
+        assert (True, result.response, "provider") == (result.success, "".join(pieces), result.usage_source)
+        assert "" not in pieces
+        assert result.ttft_ms is not None
+        assert 0 <= result.ttft_ms <= result.latency_ms
+        alone = await streaming.client.execute("Tell", timeout_s=streaming.timeout_s)
+        assert (True, None, result.served_model) == (alone.success, alone.ttft_ms, alone.served_model)
+
+    async def test_a_stream_that_breaks(self, streaming: StreamStage) -> None:
+        """A stream that breaks is one failed call, with what is known of it; the next call is answered."""
+        pieces: list[str] = []
+        streaming.play_break()
+        result = await streaming.client.execute("Tell", on_text=pieces.append, timeout_s=streaming.timeout_s)
+        check_shape(result)
+        assert ("connection", "", 1) == (result.error_type, result.response, streaming.calls())
+        assert result.usage_source in {"stream_partial", "unknown"}
+        assert (len(pieces) > 0, result.ttft_ms is not None) == (True, True)
+        again = await streaming.client.execute("Tell", on_text=pieces.append, timeout_s=streaming.timeout_s)
+        assert again.success
+
+    async def test_a_hearer_that_raises(self, streaming: StreamStage) -> None:
+        """What ``on_text`` raises comes out as it is and ends the call; the next call is answered."""
+
+        def hear(text: str) -> None:
+            heard.append(text)
+            raise LookupError("mine")
+
+        heard: list[str] = []
+        with pytest.raises(LookupError, match="mine"):
+            await streaming.client.execute("Tell", on_text=hear, timeout_s=streaming.timeout_s)
+        assert len(heard) == 1
+        assert (await streaming.client.execute("Tell", timeout_s=streaming.timeout_s)).success
+
+    async def test_streams_at_once_keep_apart(self, streaming: StreamStage) -> None:
+        """Streams at the same time are each heard by their own caller only."""
+        heard: dict[str, list[str]] = {f"prompt number {number}": [] for number in range(3)}
+        results = await asyncio.gather(
+            *(streaming.client.execute(prompt, on_text=pieces.append, timeout_s=60) for prompt, pieces in heard.items())
+        )
+        assert ["".join(pieces) for pieces in heard.values()] == [result.response for result in results]
+        assert [prompt in result.response for prompt, result in zip(heard, results, strict=True)] == [True] * 3

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from clients.anthropic import AnthropicClient
-from clients.base import ModelClient
+from clients.base import ExecutionResult, ModelClient
 from clients.gemini import GeminiClient
 from clients.simulated import SimulatedClient
-from tests.contracts.client_contract import ClientContract, Play, Stage, WireContract, WireStage
+from tests.contracts.client_contract import (
+    ClientContract,
+    Play,
+    Stage,
+    StreamContract,
+    StreamStage,
+    WireContract,
+    WireStage,
+)
 from tests.emulator import Emulator
 from tests.emulator import anthropic as api
 from tests.emulator import gemini as google
+from tests.emulator.streams import broken
+
+
+class Counted(SimulatedClient):
+    """A simulated client that counts its calls."""
+
+    def __init__(self, script: Sequence[dict[str, Any]]) -> None:
+        super().__init__(script=script, latency_ms=1)
+        self.called = asyncio.Event()
+        self.calls = 0
+
+    async def execute(self, prompt: str, max_tokens: int = 4096, **options: Any) -> ExecutionResult:
+        await self.prepare(prompt)
+        self.calls += 1
+        self.called.set()
+        return await super().execute(prompt, max_tokens, **options)
 
 
 class SimulatedStage:
-    """The simulated client is its own provider; a call is counted when its latency begins."""
+    """The simulated client is its own provider."""
 
     timeout_s = 10.0
     silence_s = 0.3
@@ -35,24 +59,23 @@ class SimulatedStage:
     }
 
     def __init__(self) -> None:
-        self._called = asyncio.Event()
-        self._calls = 0
-        self.play()
+        self._use({})
 
     def play(self, *plays: Play) -> None:
-        script = [self.outcomes[play] for play in plays]
-        self.client: ModelClient = SimulatedClient(script=script, latency_ms=1, sleep=self._sleep)
+        self._use(*(self.outcomes[play] for play in plays))
+
+    def play_break(self) -> None:
+        self._use({"error_type": "connection", "partial": "Once upon"})
 
     def calls(self) -> int:
-        return self._calls
+        return self._counted.calls
 
     async def until_called(self) -> None:
-        await self._called.wait()
+        await self._counted.called.wait()
 
-    async def _sleep(self, seconds: float) -> None:
-        self._calls += 1
-        self._called.set()
-        await asyncio.sleep(seconds)
+    def _use(self, *script: dict[str, Any]) -> None:
+        self._counted = Counted(script)
+        self.client: ModelClient = self._counted
 
 
 class AnthropicStage:
@@ -77,6 +100,9 @@ class AnthropicStage:
 
     def play(self, *plays: Play) -> None:
         self._server.script(*(self.steps[play] for play in plays))
+
+    def play_break(self) -> None:
+        self._server.script(broken(api.answer("some text that goes on"), 4))
 
     def calls(self) -> int:
         return len(self._emulator.log)
@@ -119,6 +145,9 @@ class GeminiStage:
     def play(self, *plays: Play) -> None:
         self._server.script(*(self.steps[play] for play in plays))
 
+    def play_break(self) -> None:
+        self._server.script(broken(google.answer("some text that goes on", pieces=4), 2, delay_s=0.1))
+
     def calls(self) -> int:
         return len(self._emulator.log)
 
@@ -126,17 +155,21 @@ class GeminiStage:
         assert await asyncio.to_thread(self._emulator.wait_for, 1, 60)
 
 
-class TestSimulatedClient(ClientContract):
+class TestSimulatedClient(ClientContract, StreamContract):
     @pytest.fixture
-    async def stage(self) -> AsyncIterator[Stage]:
+    async def streaming(self) -> AsyncIterator[StreamStage]:
         played = SimulatedStage()
         yield played
         await played.client.aclose()
 
-
-class TestAnthropicClient(WireContract):
     @pytest.fixture
-    async def wire(self) -> AsyncIterator[WireStage]:
+    def stage(self, streaming: StreamStage) -> Stage:
+        return streaming
+
+
+class TestAnthropicClient(WireContract, StreamContract):
+    @pytest.fixture
+    async def wire(self) -> AsyncIterator[AnthropicStage]:
         with Emulator() as emulator:
             played = AnthropicStage(emulator)
             await played.client.prepare("imports the SDK")
@@ -147,10 +180,18 @@ class TestAnthropicClient(WireContract):
     def stage(self, wire: WireStage) -> Stage:
         return wire
 
+    @pytest.fixture
+    def streaming(self, wire: AnthropicStage) -> StreamStage:
+        return wire
+
 
 @pytest.mark.gemini_cli
-class TestGeminiClient(ClientContract):
+class TestGeminiClient(ClientContract, StreamContract):
     @pytest.fixture
-    def stage(self) -> Iterator[Stage]:
+    def streaming(self) -> Iterator[StreamStage]:
         with Emulator() as emulator:
             yield GeminiStage(emulator)
+
+    @pytest.fixture
+    def stage(self, streaming: StreamStage) -> Stage:
+        return streaming

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.emulator.server import Emulator, Reply, Request
@@ -18,12 +18,14 @@ __all__ = [
     "dropped",
     "empty",
     "error",
+    "event",
     "garbage",
     "hang",
     "max_tokens",
     "prompt_of",
     "raw",
     "refusal",
+    "stream_error",
     "system_of",
     "trickle",
     "verdict",
@@ -88,8 +90,12 @@ def answer(
     blocks: Sequence[Mapping[str, Any]] | None = None,
     request_id: str | None = None,
     delay_s: float = 0.0,
+    pieces: int = 3,
 ) -> Step:
-    """Answer a message; ``usage`` is merged over plain counts, and its None values are sent as null."""
+    """Answer a message; ``usage`` is merged over plain counts, and its None values are sent as null.
+
+    Asked for a stream, each text comes in so many ``pieces``.
+    """
 
     def step(request: Request) -> Reply:
         body = request.json()
@@ -114,9 +120,23 @@ def answer(
             "stop_sequence": None,
             "usage": {**counts, **(usage or {})},
         }
-        return _json(200, message, _headers(request, request_id), delay_s)
+        headers = _headers(request, request_id)
+        if body.get("stream"):
+            chunks = tuple(event(told) for told in _events(message, pieces))
+            return Reply(200, {**headers, "content-type": "text/event-stream"}, chunks=chunks, delay_s=delay_s)
+        return _json(200, message, headers, delay_s)
 
     return step
+
+
+def event(told: Mapping[str, Any]) -> bytes:
+    """Write one event of a stream."""
+    return f"event: {told['type']}\ndata: {json.dumps(told)}\n\n".encode()
+
+
+def stream_error(type: str = "overloaded_error", message: str = "emulated error") -> bytes:  # noqa: A002 - the wire's own word
+    """Write the event that ends a stream with an error."""
+    return event({"type": "error", "error": {"type": type, "message": message}})
 
 
 def error(
@@ -192,7 +212,7 @@ def cut(after: int = 20) -> Step:
 
     def step(request: Request) -> Reply:
         whole = answer()(request)
-        return Reply(whole.status, whole.headers, whole.body, drop_after=after)
+        return Reply(whole.status, whole.headers, whole.body, whole.chunks, drop_after=after)
 
     return step
 
@@ -207,6 +227,34 @@ def trickle(interval_s: float, pieces: int = 1000) -> Step:
 def hang() -> Step:
     """Never answer."""
     return lambda _request: Reply(hang=True)
+
+
+def _events(message: Mapping[str, Any], pieces: int) -> Iterator[dict[str, Any]]:
+    """Take a message apart as the API does: the input's tokens come first, the output's at the end."""
+    usage = dict(message["usage"])
+    last = {name: usage.pop(name) for name in ("output_tokens", "output_tokens_details") if name in usage}
+    first = {**message, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+    yield {"type": "message_start", "message": first}
+    yield {"type": "ping"}
+    for index, block in enumerate(message["content"]):
+        kind = block["type"]
+        yield {
+            "type": "content_block_start",
+            "index": index,
+            "content_block": {**block, **({kind: ""} if kind in block else {})},
+        }
+        text = block.get(kind, "")
+        size = max(1, -(-len(text) // pieces))
+        for at in range(0, len(text), size):
+            delta = {"type": f"{kind}_delta", kind: text[at : at + size]}
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+    yield {
+        "type": "message_delta",
+        "delta": {"stop_reason": message["stop_reason"], "stop_sequence": None},
+        "usage": last,
+    }
+    yield {"type": "message_stop"}
 
 
 def _default(request: Request) -> Reply:

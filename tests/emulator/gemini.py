@@ -28,6 +28,7 @@ __all__ = [
     "prompt_of",
     "raw",
     "refusal",
+    "stream_error",
     "system_of",
     "tool_call",
     "verdict",
@@ -100,6 +101,7 @@ def answer(
     finish_reason: str | None = "STOP",
     pieces: int = 1,
     delay_s: float = 0.0,
+    usage_throughout: bool = False,
 ) -> Step:
     """Answer in one event or more; ``usage`` goes over plain counts, without thinking or cached tokens.
 
@@ -110,6 +112,7 @@ def answer(
         finish_reason: None ends the stream without one.
         pieces: over how many events the text is spread.
         delay_s: before the answer begins.
+        usage_throughout: give the usage in every event, as Google does, and not only in the last.
     """
 
     def step(request: Request) -> Reply:
@@ -122,7 +125,8 @@ def answer(
         counts["totalTokenCount"] = sum(counts.values()) - counts.get("cachedContentTokenCount", 0)
         events = [_event(request, [{"text": piece}], served=served) for piece in cuts]
         events[-1]["candidates"][0] |= {} if finish_reason is None else {"finishReason": finish_reason}
-        events[-1] |= {} if usage == {} else {"usageMetadata": counts}
+        for each in events if usage_throughout else events[-1:]:
+            each.update({} if usage == {} else {"usageMetadata": counts})
         return _stream(events, delay_s)
 
     return step
@@ -153,6 +157,11 @@ def error(
         details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": violations})
     told = {"code": status, "message": message, "status": reason, "details": details}
     return raw(json.dumps({"error": told}), status=status, content_type="application/json")
+
+
+def stream_error(code: int = 503, message: str = "emulated error", reason: str = "UNAVAILABLE") -> bytes:
+    """Write the error that Google puts into a stream that it gives up."""
+    return json.dumps({"error": {"code": code, "message": message, "status": reason}}).encode()
 
 
 def raw(body: str, *, status: int = 200, content_type: str = "text/event-stream") -> Step:

@@ -29,6 +29,7 @@ class Reply:
         hang: never answer; the connection stays open until the server stops.
         drop_after: close the connection after this many bytes of the body; 0 is before the status line.
         chunk_delay_s: seconds between two chunks.
+        stall: after the last chunk say no more; the connection stays open until the server stops.
     """
 
     status: int = 200
@@ -39,6 +40,7 @@ class Reply:
     hang: bool = False
     drop_after: int | None = None
     chunk_delay_s: float = 0.0
+    stall: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,11 @@ class _Connection(BaseHTTPRequestHandler):
                 if left <= 0:
                     self._drop()
                     return
-        if reply.chunks:
+        if reply.stall:
+            stopping.wait()
+        elif reply.chunks:
             self.wfile.write(b"0\r\n\r\n")
-        if reply.drop_after is not None:
+        if reply.stall or reply.drop_after is not None:
             self._drop()
 
     def _write(self, piece: bytes, *, framed: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from ledger import Executor, Ledger
 from ledger.cli.exits import INTERRUPTED, LEDGER, USAGE
 from ledger.cli.options import Common
-from ledger.cli.output import complain
+from ledger.cli.output import complain, note
 from ledger.config import Config, load_config, resolve_ledger
-from ledger.errors import ClientError, DispatchError, TaskNotFound, UsageError
+from ledger.errors import ClientError, DispatchError, LedgerFull, TaskNotFound, UsageError
+from ledger.remarks import remarks
 from ledger.store.protocol import Store
 
 __all__ = ["exit_code", "one_task", "opened", "perform"]
@@ -34,13 +36,17 @@ def perform(work: Callable[[], Coroutine[Any, Any, int]], *, interrupted: str = 
     """
     try:
         coroutine = work()
-        with asyncio.Runner() as runner:
+        with warnings.catch_warnings(), asyncio.Runner() as runner:
+            # As people read it, without the line of code that gave it.
+            warnings.showwarning = lambda message, *_where, **_how: note(f"warning: {message}")
             return runner.run(_stoppable(coroutine))
     except (KeyboardInterrupt, asyncio.CancelledError):
         complain(f"interrupted; {interrupted}")
         return INTERRUPTED
     except DispatchError as error:
         complain(str(error))
+        if isinstance(error, LedgerFull):
+            note("what was recorded stays; `dispatch-ledger doctor` looks at the ledger, its disk and its permissions")
         return exit_code(error)
 
 
@@ -59,7 +65,7 @@ async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
 async def opened(
     common: Common, *, create: bool, guarded: bool = True, config: Config | None = None
 ) -> AsyncIterator[Executor]:
-    """Open the ledger that the command names, with an executor on it.
+    """Open the ledger that the command names, with an executor on it; who may call models is told what to know of them.
 
     Args:
         common: what the command was told.
@@ -72,6 +78,8 @@ async def opened(
         LedgerError: the ledger cannot be opened.
     """
     config = load_config(common.config) if config is None else config
+    for remark in remarks(config) if create else ():
+        note(f"warning: {remark.said}; {remark.advice}")
     async with (
         Ledger.open(resolve_ledger(common.ledger, config), create=create, guarded=guarded) as ledger,
         Executor(ledger, config) as executor,

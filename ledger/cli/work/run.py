@@ -13,6 +13,7 @@ from ledger.cli import output
 from ledger.cli.exits import DONE, FOUND
 from ledger.cli.options import Common
 from ledger.cli.work.frame import opened, perform
+from ledger.cli.work.streaming import Flow
 from ledger.errors import RequestRefused
 from ledger.executor.api import Dispatched
 from ledger.executor.attempt import Listener
@@ -40,6 +41,7 @@ class Wanted:
     key: str | None
     labels: Mapping[str, str]
     system: str | None
+    stream: bool
 
 
 def run_task(common: Common, wanted: Wanted) -> int:
@@ -56,15 +58,26 @@ def run_task(common: Common, wanted: Wanted) -> int:
             key=wanted.key,
             labels=wanted.labels,
         )
-        return _run(common, request)
+        return _run(common, request, Flow(as_json=common.as_json) if wanted.stream else None)
 
     return perform(work, interrupted=RESUMABLE if wanted.key is None else SAME_KEY)
 
 
-async def _run(common: Common, request: Request) -> int:
+async def _run(common: Common, request: Request, flow: Flow | None) -> int:
     async with opened(common, create=True) as executor:
-        done = await executor.dispatch(request, Listener())
-        _tell(done, executor.ledger.url, as_json=common.as_json)
+        if flow is None:
+            done = await executor.dispatch(request, Listener())
+        else:
+            try:
+                done = await executor.dispatch(request, Listener(flow.hear, flow.restart))
+            finally:
+                flow.end_line()
+        if not common.as_json:
+            _tell(done, executor.ledger.url, flow)
+        elif flow is None:
+            output.document(task_record(done))
+        else:
+            output.document({"type": "result", **task_record(done)}, on_one_line=True)
     return DONE if done.result.success else FOUND
 
 
@@ -97,14 +110,13 @@ def _text(file: BinaryIO, name: str) -> str:
         raise RequestRefused(f"{name} is not UTF-8 at byte {error.start + 1}", field="prompt") from None
 
 
-def _tell(done: Dispatched, url: str, *, as_json: bool) -> None:
-    if as_json:
-        output.document(task_record(done))
-        return
+def _tell(done: Dispatched, url: str, flow: Flow | None) -> None:
     result, money = done.result, done.story.money()
-    if result.success:
+    if flow is not None:
+        flow.end(result)
+    elif result.success:
         output.answer(result.response)
-    else:
+    if not result.success:
         output.complain(f"the task {done.story.state_name}: {result.error_type or 'no error'}: {result.error}")
     served = "" if result.served_model in (None, result.model) else f", served by {result.served_model}"
     attempts = "1 attempt" if result.attempts == 1 else f"{result.attempts} attempts"

@@ -17,7 +17,7 @@ from ledger.envelope import Recorded, Stream
 from ledger.executor.results import tell
 from ledger.store.protocol import Projected, Store
 
-__all__ = ["gathered", "show_task", "tell_task"]
+__all__ = ["event_record", "gathered", "show_task", "tell_task"]
 
 SHORT: Final = 1_500
 INDENT: Final = " " * 20
@@ -71,7 +71,7 @@ async def gathered(store: Store, task_id: str) -> Gathered:
 def _document(found: Gathered) -> dict[str, Any]:
     return {
         "task": {**found.task, "labels": found.labels},
-        "events": [_event(recorded) for recorded in found.stream],
+        "events": [event_record(recorded) for recorded in found.stream],
         "attempts": [dict(row) for row in found.rows.attempts],
         "decisions": [dict(row) for row in found.rows.decisions],
         "validations": [dict(row) for row in found.rows.validations],
@@ -79,8 +79,10 @@ def _document(found: Gathered) -> dict[str, Any]:
     }
 
 
-def _event(recorded: Recorded) -> dict[str, Any]:
+def event_record(recorded: Recorded) -> dict[str, Any]:
+    """Return an event as JSON has it."""
     return {
+        "task_id": recorded.task_id,
         "version": recorded.version,
         "position": recorded.position,
         "event_id": recorded.event_id,
@@ -104,9 +106,10 @@ def tell_task(found: Gathered, *, full: bool) -> None:
     for recorded in found.stream:
         first, *others = event_lines(recorded.event(), found.texts)
         version = f"v{recorded.version}"
-        output.write(f"  {version:<4} {clock(recorded.recorded_at_ms)} {output.visible(first)}\n")
+        head = f"  {version:<4} {clock(recorded.recorded_at_ms)} "
+        output.write(output.wrapped(output.visible(first), first=head, rest=INDENT))
         for line in others:
-            output.write(f"{INDENT}{output.visible(line)}\n")
+            output.write(output.wrapped(output.visible(line), first=INDENT, rest=INDENT))
     _text("answer", _answer(found), full=full)
 
 
@@ -122,6 +125,8 @@ def _head(found: Gathered) -> None:
         output.write("this stream has no row in `tasks`; `dispatch-ledger verify` says what is wrong\n")
         return
     state = task["state"] if task["waiting_for"] is None else f"{task['state']} for {task['waiting_for']}"
+    if task["error_type"]:
+        state = f"{state}: {task['error_type']}"
     tiers = " → ".join(dict.fromkeys(tier for tier in (task["tier_requested"], task["tier_final"]) if tier))
     cost = output.money(task["cost_known_nano_usd"], task["cost_unknown_attempts"])
     output.write(f"task {task['task_id']} {state} · {tiers} · {plural(task['attempts'], 'attempt')} · {cost}\n")

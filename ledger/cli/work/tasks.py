@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ledger.cli import output
 from ledger.cli.exits import DONE
 from ledger.cli.options import Common
-from ledger.cli.work.frame import opened, perform
+from ledger.cli.work.frame import one_task, opened, perform
 from ledger.cli.work.words import instant
 from ledger.store.protocol import Store, TaskQuery
 
-__all__ = ["list_tasks"]
+__all__ = ["Wanted", "list_tasks"]
 
 PAGE: Final = 500
 ID_END: Final = 12
@@ -31,34 +31,59 @@ COLUMNS: Final[tuple[output.Column, ...]] = (
 Row = Mapping[str, Any]
 
 
-def list_tasks(
-    common: Common, state: str | None, tier: str | None, since_ms: int | None, labels: Mapping[str, str], limit: int
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for."""
+
+    state: str | None
+    tier: str | None
+    since_ms: int | None
+    labels: Mapping[str, str]
+    after: str | None
+    """The last task of the page before."""
+    limit: int
+
+
+def list_tasks(common: Common, wanted: Wanted) -> int:
     """List tasks and return the exit code."""
-    query = TaskQuery(state=state, tier=tier, since_ms=since_ms, labels=labels)
 
     async def work() -> int:
         async with opened(common, create=False) as executor:
-            rows = await _rows(await executor.ledger.store(), query, limit + 1)
-        shown = rows[:limit]
+            store = await executor.ledger.store()
+            rows = await _rows(store, await _query(store, wanted), wanted.limit + 1)
+        shown = rows[: wanted.limit]
         if common.as_json:
             output.document([dict(row) for row in shown])
         elif shown:
             output.table(COLUMNS, [_cells(row) for row in shown])
         else:
             output.note("no such tasks")
-        if len(rows) > limit:
-            output.note(f"the newest {limit:,} are shown; --limit shows more")
+        if len(rows) > wanted.limit:
+            last = shown[-1]["task_id"]
+            output.note(f"there are more: --limit shows more at once, --after {last} the next ones")
         return DONE
 
     return perform(work)
+
+
+async def _query(store: Store, wanted: Wanted) -> TaskQuery:
+    """Return what to ask the store for.
+
+    Raises:
+        TaskNotFound: the page's begin is no task, or not only one.
+    """
+    after = None
+    if wanted.after is not None:
+        task_id = await one_task(store, wanted.after)
+        after = ((await store.projected(task_id)).tasks[0]["created_at_ms"], task_id)
+    return TaskQuery(state=wanted.state, tier=wanted.tier, since_ms=wanted.since_ms, labels=wanted.labels, after=after)
 
 
 async def _rows(store: Store, query: TaskQuery, limit: int) -> list[Row]:
     rows: list[Row] = []
     while len(rows) < limit:
         size = min(PAGE, limit - len(rows))
-        after = (rows[-1]["created_at_ms"], rows[-1]["task_id"]) if rows else None
+        after = (rows[-1]["created_at_ms"], rows[-1]["task_id"]) if rows else query.after
         page = await store.tasks(replace(query, limit=size, after=after))
         rows += page
         if len(page) < size:

@@ -1,0 +1,1 @@
+"""How fast it is: tables of medians and ratios of the same run; ``python -m benchmarks --help``."""
