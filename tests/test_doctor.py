@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from ledger.config import Config
 from ledger.doctor import machine
 from ledger.remarks import remarks
 from tests.command_line import CONFIG, CommandLine
+from tests.fake_cli import fake_cli
 from tests.ledgers import fresh_ledger
 
 LEVELS = {"ok", "note", "warning", "stop"}
@@ -287,9 +287,7 @@ async def test_the_loopback_port_keeps_what_it_is_sent() -> None:
 )
 def test_another_cli_is_found_out(cli: CommandLine, empty_folder: Path, program: str, said: str) -> None:
     """A version that does not do as it is told is a warning, with one that does."""
-    fake = empty_folder / "fake-gemini"
-    fake.write_text(f"#!{sys.executable} -IS\n{FAKE}{program}\n")
-    fake.chmod(0o700)
+    fake = fake_cli(empty_folder, f"{FAKE}{program}\n", name="fake-gemini")
     gemini = f'[providers.gemini]\ncommand = "{fake}"\n[tiers.pro]\nmodel = "gemini-2.5-pro"\n'
     (empty_folder / "dispatch.toml").write_text(CONFIG.replace(PRO, "") + gemini)
     ended = cli("doctor", "--json")

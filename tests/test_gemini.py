@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from clients.errors import ClientUnready, PromptRefused
 from clients.gemini import GeminiClient
 from tests.emulator import Emulator
 from tests.emulator import gemini as api
+from tests.fake_cli import fake_cli
 
 CANARY = "key-canary-0123456789"
 
@@ -59,11 +58,7 @@ def fake(tmp_path: Path, notes: Path) -> Callable[[str], GeminiClient]:
     """Make a client whose CLI is this Python text."""
 
     def make(text: str) -> GeminiClient:
-        played = tmp_path / "played.py"
-        played.write_text(f"NOTES = {str(notes)!r}\n{PREAMBLE}\n{text}\n")
-        command = tmp_path / "gemini"
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(played))} "$@"\n')
-        command.chmod(0o755)
+        fake_cli(tmp_path, f"NOTES = {str(notes)!r}\n{PREAMBLE}\n{text}\n")
         return GeminiClient(env={"PATH": str(tmp_path), "GEMINI_API_KEY": CANARY, "ANTHROPIC_API_KEY": "not yours"})
 
     return make

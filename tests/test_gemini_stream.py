@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from tests.contracts.client_contract import check_shape
 from tests.emulator import Emulator
 from tests.emulator import gemini as api
 from tests.emulator.streams import broken, cut_up, slow
+from tests.fake_cli import fake_cli
 
 KEY = "key-canary-0123456789"
 TEXT = "Grüße 🎈, 日本語 and \x1b[31mred\x1b[0m: the end."
@@ -63,11 +62,7 @@ def fake(tmp_path: Path, notes: Path) -> Callable[[str], GeminiClient]:
     """Make a client whose CLI is this Python text."""
 
     def make(script: str) -> GeminiClient:
-        played = tmp_path / "played.py"
-        played.write_text(f"NOTES = {str(notes)!r}\n{PREAMBLE}\n{script}\n")
-        command = tmp_path / "gemini"
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(played))} "$@"\n')
-        command.chmod(0o755)
+        fake_cli(tmp_path, f"NOTES = {str(notes)!r}\n{PREAMBLE}\n{script}\n")
         return GeminiClient(env={"PATH": str(tmp_path), "GEMINI_API_KEY": KEY})
 
     return make

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from tests.contracts.test_clients import GeminiStage
 from tests.emulator import Emulator
 from tests.emulator import gemini as api
 from tests.emulator.server import Reply
+from tests.fake_cli import fake_cli
 
 CANARY = "key-canary-0123456789"
 
@@ -90,11 +90,7 @@ async def fake(tmp_path: Path) -> AsyncIterator[Callable[[str], WarmGeminiClient
     made: list[WarmGeminiClient] = []
 
     def make(lines: str) -> WarmGeminiClient:
-        played = tmp_path / "played.py"
-        played.write_text(f"ANSWERS = {ANSWERS!r}\nBODY = {BODY!r}\n{FAKE}{lines}\n")
-        command = tmp_path / "gemini"
-        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(played))} "$@"\n')
-        command.chmod(0o755)
+        fake_cli(tmp_path, f"ANSWERS = {ANSWERS!r}\nBODY = {BODY!r}\n{FAKE}{lines}\n")
         made.append(WarmGeminiClient(env={"PATH": str(tmp_path), "GEMINI_API_KEY": CANARY}))
         return made[-1]
 
