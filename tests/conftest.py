@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,12 @@ NETWORK: Final = LoopbackOnly()
 
 
 def pytest_configure() -> None:
-    """Close the network and clean the environment before the first import of a test."""
+    """Close the network and clean the environment before the first import of a test.
+
+    A run that was started in the background ignores Ctrl-C, and so would every program that a test interrupts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_settings()
     NETWORK.install()
 
