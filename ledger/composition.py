@@ -47,13 +47,16 @@ def build_client(provider: str, model: str, settings: Mapping[str, Any]) -> Mode
 
 def _gemini(model: str, settings: Mapping[str, Any]) -> ModelClient:
     given = dict(settings)
-    if given.pop("mode", "process") == "warm":
-        from clients.gemini_warm import WarmGeminiClient  # noqa: PLC0415 - loaded when first needed
+    try:
+        if given.pop("mode", "process") == "warm":
+            from clients.gemini_warm import WarmGeminiClient  # noqa: PLC0415 - loaded when first needed
 
-        return WarmGeminiClient(model, **given)
-    from clients.gemini import GeminiClient  # noqa: PLC0415 - loaded when first needed
+            return WarmGeminiClient(model, **given)
+        from clients.gemini import GeminiClient  # noqa: PLC0415 - loaded when first needed
 
-    return GeminiClient(model, **given)
+        return GeminiClient(model, **given)
+    except ValueError as error:
+        raise ConfigurationError(f"a tier's model cannot be used: {error}") from error
 
 
 def _foreign(provider: str, model: str, settings: Mapping[str, Any]) -> ModelClient:

@@ -15,6 +15,7 @@ from clients.base import ExecutionResult, Usage
 from clients.errors import ClientUnready
 from ledger import Config, Executor, Ledger
 from ledger.audit import verify
+from ledger.composition import build_client
 from ledger.errors import ConfigurationError
 from tests.ledgers import fresh_ledger
 from tests.world import World, answer, rows
@@ -392,3 +393,10 @@ async def test_answer_of_the_judge_by_a_foreign_client(tmp_path: Path) -> None:
         True,
         ["confidence", "escalate", "issues", "pass"],
     )
+
+
+@pytest.mark.parametrize("mode", ["process", "warm"])
+def test_a_model_that_names_none_is_a_mistake_of_the_configuration(mode: str) -> None:
+    """Such a model is refused before anything is written, like any other mistake there."""
+    with pytest.raises(ConfigurationError, match="a tier's model cannot be used: 'auto' lets the Gemini CLI choose"):
+        build_client("gemini", "auto", {"mode": mode})
