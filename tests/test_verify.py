@@ -7,8 +7,9 @@ import json
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,10 @@ import pytest
 
 from ledger import Ledger
 from ledger.audit import Report, verify
-from ledger.envelope import event_hash
+from ledger.envelope import Append, NewEvent, Recorded, Stream, event_hash
+from ledger.store.memory import MemoryStore
+from ledger.store.protocol import Projected
+from tests.histories import History
 from tests.world import World, answer, fail
 
 FIELDS: Final = ("event_id", "task_id", "version", "type", "schema_version", "recorded_at_ms", "actor", "fence")
@@ -329,3 +333,51 @@ async def test_any_cell_changed_is_found(ledger: Path, seed: int) -> None:
     behind_the_guards(ledger, change)
     report = await looked_at(ledger)
     assert not report.ok
+
+
+class Restless(MemoryStore):
+    """A ledger whose rows lag behind, and whose stream is another one at each look."""
+
+    looks = 0
+    gone = False
+    end_hash: bytes | None = None
+
+    async def streams(self, after: tuple[str, int], limit: int) -> Sequence[Recorded]:
+        return self._changed(tuple(await super().streams(after, limit)))
+
+    async def projected(self, task_id: str) -> Projected:
+        return Projected()
+
+    async def read(self, task_id: str) -> Stream:
+        self.looks += 1
+        whole = self._changed(await super().read(task_id))
+        return () if self.gone else whole[: len(whole) - self.looks % 2]
+
+    def _changed(self, stream: Stream) -> Stream:
+        if self.end_hash is None or not stream:
+            return stream
+        return (*stream[:-1], replace(stream[-1], hash=self.end_hash))
+
+
+async def restless() -> Restless:
+    store = Restless(now_ms=lambda: 1)
+    events = History().start().events
+    await store.append(Append("t", 0, tuple(NewEvent(f"id-{n}", event, "system") for n, event in enumerate(events))))
+    return store
+
+
+async def test_a_stream_that_never_rests_is_still_checked() -> None:
+    """Its rows cannot be compared, so they are no finding; what its events say for themselves is."""
+    sound, changed = await restless(), await restless()
+    assert (await verify(sound)).problems == ()
+    changed.end_hash = bytes(32)
+    assert [(problem.kind, problem.version) for problem in (await verify(changed)).problems] == [("hash", 2)]
+    assert changed.looks > 100
+
+
+async def test_a_stream_that_goes_away_is_a_finding() -> None:
+    """What was seen of it is told; its absence is no reason to forget it."""
+    store = await restless()
+    store.gone = True
+    found = {problem.kind for problem in (await verify(store)).problems}
+    assert "projection" in found

@@ -17,7 +17,7 @@ __all__ = ["Report", "verify"]
 PAGE: Final = 1000
 PROBLEMS_MAX: Final = 1000
 READS_MAX: Final = 100
-"""How often a stream is read again that grows while it is checked; one that busy is checked the next time."""
+"""How often a stream is read again that grows while it is checked; of one that busy the events alone are checked."""
 BUSY_OR_FULL: Final = (LedgerBusy, LedgerFull)
 """Errors that say nothing about the ledger's content."""
 
@@ -60,7 +60,7 @@ async def verify(store: Store, *, progress: Callable[[int], object] | None = Non
 async def _key_salt(store: Store, problems: list[Problem]) -> bytes | None:
     try:
         return await store.key_salt()
-    except (LedgerError, TypeError) as error:
+    except LedgerError as error:
         problems.append(Problem("key", None, None, f"the salt of the keys is gone, so no key can be found: {error}"))
         return None
 
@@ -80,10 +80,10 @@ async def _stream_problems(store: Store, stream: Stream, salt: bytes | None) -> 
             raise
         except LedgerError as error:
             return [*found, Problem("damaged", task_id, None, f"rows of this task cannot be read: {error}")]
-        if again == stream:
+        if again == stream or not again:  # gone while it was read: what was found in it still stands
             return found
         stream = again
-    return []
+    return [*chain_problems(stream), *history_problems(stream)]
 
 
 async def _streams(store: Store, problems: list[Problem]) -> AsyncIterator[Stream]:
