@@ -45,11 +45,8 @@ async def bare(url: str, *, aiohttp: bool) -> AsyncIterator[Call]:
 @asynccontextmanager
 async def ledger(url: str, folder: Path, in_flight: int, *, aiohttp: bool) -> AsyncIterator[Call]:
     """Give a dispatch through the ledger and the SDK."""
-    client = AnthropicClient("haiku", api_key=KEY, base_url=url)
+    client = AnthropicClient("haiku", api_key=KEY, base_url=url, transport="aiohttp" if aiohttp else "httpx")
     await client.prepare(PROMPT)
-    if aiohttp:
-        http = anthropic.DefaultAioHttpClient(follow_redirects=False)
-        client._sdk = anthropic.AsyncAnthropic(api_key=KEY, base_url=url, max_retries=0, http_client=http)  # noqa: SLF001 - a transport that our client does not offer
     async with _dispatching(client, folder, in_flight) as call:
         yield call
 

@@ -42,7 +42,7 @@ async def _table(plan: Plan) -> Table:
                 ratio = median([ledger[0] / bare[0] for ledger, bare in pairs])
                 table.notes.append(f"{in_flight} in flight on aiohttp: the ledger makes {ratio:.2f} of the bare SDK's")
     if not calls.has_aiohttp():
-        table.notes.append("aiohttp: skipped, it is not installed (pip install 'anthropic[aiohttp]')")
+        table.notes.append("aiohttp: skipped, it is not installed (pip install aiohttp)")
     table.notes.append(
         f"the processor's time is the caller's process, the server has its own; {plan.times(ROUNDS)} rounds"
     )

@@ -20,6 +20,8 @@ from ledger.upcasting import decode
 
 __all__ = ["PROMPT", "Nothing", "Opened", "config", "dispatches", "fresh", "now_ms", "small"]
 
+MANY: Final = 1000
+"""Calls at once that the captured appends allow: as many as there are appenders, and more."""
 PROMPT: Final = "Summarise the following paragraph in one sentence. " * 10
 RESULT: Final = ExecutionResult(
     model="claude-haiku-5-5",
@@ -99,13 +101,16 @@ class Opened(Ledger):
         """Return it."""
         return self._opened
 
+    async def nearby(self) -> None:
+        """Return no folder."""
+
 
 async def dispatches(count: int) -> list[Sequence[Append]]:
     """Return the appends of real dispatches: two each, of two events and a payload."""
     heard: list[Sequence[Append]] = []
     for _ in range(count):
         store = _Heard()
-        executor = Executor(Opened(store), config(1), build=lambda *_: Nothing())
+        executor = Executor(Opened(store), config(MANY), build=lambda *_: Nothing())
         await executor.execute("haiku", PROMPT, labels={"job": "bench"})
         await executor.aclose()
         heard.append(store.heard)

@@ -7,11 +7,11 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from clients.anthropic_answers import Received, read_answer
 from clients.anthropic_errors import Failure, read_exception
-from clients.anthropic_sdk import ModelDeprecated, build, load, warn_if_deprecated
+from clients.anthropic_sdk import ModelDeprecated, Transport, build, load, warn_if_deprecated
 from clients.anthropic_stream import UNSTREAMED_TOKENS_MAX, Came, stream
 from clients.base import ExecutionResult, ModelClient, OnText, PromptPrefix
 from clients.errors import ClientUnready, PromptRefused
@@ -45,10 +45,30 @@ class AnthropicClient(ModelClient):
     Key and address are read from ANTHROPIC_API_KEY and ANTHROPIC_BASE_URL when the client is made ready, unless
     given. A client belongs to the event loop in which it is used: met in another one it opens new connections, so
     call ``aclose`` before a loop ends.
+
+    Args:
+        model: ``haiku``, ``sonnet``, ``opus`` or the id of a model.
+        api_key: instead of ANTHROPIC_API_KEY.
+        base_url: instead of ANTHROPIC_BASE_URL.
+        transport: what carries the SDK's requests, of which aiohttp is the faster one. httpx is used in its place
+            where aiohttp is not installed, and where the environment names a proxy.
+
+    Raises:
+        ValueError: no such transport.
     """
 
-    def __init__(self, model: str = "haiku", *, api_key: str | None = None, base_url: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str = "haiku",
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        transport: Transport = "aiohttp",
+    ) -> None:
+        if transport not in get_args(Transport):
+            raise ValueError(f'{transport!r} is no transport; choose "aiohttp" or "httpx"')
         self.model = MODELS.get(model, model)
+        self._transport = transport
         self._api_key = api_key
         self._base_url = base_url
         self._secret = ""
@@ -136,11 +156,12 @@ class AnthropicClient(ModelClient):
     async def _ready(self) -> anthropic.AsyncAnthropic:
         loop = asyncio.get_running_loop()
         if self._sdk is None or self._loop is not loop:
-            await asyncio.to_thread(load)
+            await asyncio.to_thread(load, self._transport)
             warn_if_deprecated(self.model)
         if self._sdk is None or self._loop is not loop:
             self._secret = self._api_key or os.environ.get("ANTHROPIC_API_KEY", "")
-            self._sdk = build(self._secret, self._base_url or os.environ.get("ANTHROPIC_BASE_URL"))
+            base_url = self._base_url or os.environ.get("ANTHROPIC_BASE_URL")
+            self._sdk = build(self._secret, base_url, self._transport)
             self._loop = loop
         return self._sdk
 

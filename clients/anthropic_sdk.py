@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import urllib.request
 import warnings
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Literal
 
 from clients.anthropic_errors import ResponseTooLong
 from clients.errors import ClientUnready
@@ -14,9 +18,12 @@ if TYPE_CHECKING:
     import httpx2
     from anthropic import AsyncAnthropic
 
-__all__ = ["ModelDeprecated", "build", "load", "refuse_hidden_retries", "warn_if_deprecated"]
+__all__ = ["ModelDeprecated", "Transport", "build", "load", "refuse_hidden_retries", "warn_if_deprecated"]
+
+Transport = Literal["aiohttp", "httpx"]
 
 RESPONSE_BYTES_MAX = 64 * 2**20
+PART_BYTES = 2**18
 
 
 class ModelDeprecated(UserWarning):
@@ -26,21 +33,27 @@ class ModelDeprecated(UserWarning):
 _warned: set[str] = set()
 
 
-def load() -> None:
-    """Import the SDK, which takes about two seconds; later calls take none.
+def load(transport: Transport = "httpx") -> None:
+    """Import the SDK, which takes about two seconds, and aiohttp if it is asked for; later calls take none.
 
     Raises:
-        ClientUnready: it is not installed.
+        ClientUnready: the SDK is not installed.
     """
     try:
         importlib.import_module("anthropic.resources.messages")
     except ImportError as error:
         message = f"the Anthropic SDK cannot be imported ({error}); install it: pip install 'anthropic>=2.12'"
         raise ClientUnready(message, error_type="client_missing") from error
+    if transport == "aiohttp":
+        with contextlib.suppress(ImportError):
+            importlib.import_module("clients.anthropic_aiohttp")
 
 
-def build(api_key: str | None, base_url: str | None) -> AsyncAnthropic:
+def build(api_key: str | None, base_url: str | None, transport: Transport = "aiohttp") -> AsyncAnthropic:
     """Make a client that never retries and follows no redirect.
+
+    httpx is taken whatever ``transport`` says where aiohttp cannot be imported, and where the environment names a
+    proxy: what proxies, and the exceptions from them, mean is httpx's to say.
 
     Raises:
         ClientUnready: the key or the address cannot be used.
@@ -57,7 +70,14 @@ def build(api_key: str | None, base_url: str | None) -> AsyncAnthropic:
         # The address may hold a password, so it is not repeated.
         raise ClientUnready("ANTHROPIC_BASE_URL is no http or https address", error_type="not_found")
     # A redirect followed is a second request that nobody recorded, with the key sent to another host.
-    http = anthropic.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_bound]})
+    make = functools.partial(
+        anthropic.DefaultAsyncHttpxClient,
+        follow_redirects=False,
+        headers={"accept-encoding": "gzip"},
+        event_hooks={"response": [_bound]},
+    )
+    own = _own_transport() if transport == "aiohttp" else None
+    http = make() if own is None else make(transport=own)
     try:
         sdk = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url or None, max_retries=0, http_client=http)
     except httpx2.InvalidURL as error:
@@ -90,24 +110,54 @@ def warn_if_deprecated(model: str) -> None:
         )
 
 
+def _own_transport() -> httpx2.AsyncBaseTransport | None:
+    """Return a transport over aiohttp, or None where httpx's own has to serve."""
+    proxies = urllib.request.getproxies()
+    if any(proxies.get(scheme) for scheme in ("http", "https", "all")):
+        return None
+    try:
+        from clients.anthropic_aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded by ``load``, if it can be
+    except ImportError:
+        return None
+    return AiohttpTransport()
+
+
 async def _bound(response: httpx2.Response) -> None:
-    """Put a limit on the bytes of a response before any is read."""
+    """Put a limit on the bytes of a response, unpacked, before any is read."""
     import httpx2  # noqa: PLC0415 - comes with the SDK
 
     if not isinstance(response.stream, httpx2.AsyncByteStream):
         raise TypeError("an async client answers with async streams")
     inner: httpx2.AsyncByteStream = response.stream
+    # Unpacked here, as httpx itself would unpack a few bytes to as many as they say.
+    packed = response.headers.pop("content-encoding", "").strip().lower() == "gzip"
 
     class Bounded(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             received = 0
-            async for piece in inner:
-                received += len(piece)
-                if received > RESPONSE_BYTES_MAX:
-                    raise ResponseTooLong(f"more than {RESPONSE_BYTES_MAX:,} bytes")
-                yield piece
+            unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if packed else None
+            try:
+                async for piece in inner:
+                    for part in _unpacked(piece, unpacker):
+                        received += len(part)
+                        if received > RESPONSE_BYTES_MAX:
+                            raise ResponseTooLong(f"more than {RESPONSE_BYTES_MAX:,} bytes")
+                        yield part
+            except zlib.error as error:
+                raise httpx2.DecodingError(f"no gzip: {error}") from error
 
         async def aclose(self) -> None:
             await inner.aclose()
 
     response.stream = Bounded()
+
+
+def _unpacked(piece: bytes, unpacker: zlib._Decompress | None) -> Iterator[bytes]:
+    """Give a piece, or what it unpacks to, in parts of a bounded size."""
+    if unpacker is None:
+        yield piece
+        return
+    while piece:
+        if part := unpacker.decompress(piece, PART_BYTES):
+            yield part
+        piece = unpacker.unconsumed_tail

@@ -16,8 +16,10 @@ __all__ = ["Agent", "AgentGone", "AgentRefused"]
 LINE_BYTES_MAX = 32 * 2**20
 STDERR_TAIL_BYTES_MAX = 2**14
 CLEAN_UP_S = 5.0
-STDOUT = 1
+LAST_WORDS_S = 0.2
+STDIN, STDOUT = 0, 1
 METHOD_NOT_FOUND = -32601
+INVALID = -32600
 
 
 class AgentGone(Exception):
@@ -48,13 +50,15 @@ class Agent(asyncio.SubprocessProtocol):
         self.over = False
         """No request will be answered any more."""
         self.stderr_tail = bytearray()
-        self._line = bytearray()
+        self._line = bytearray()  # what has come of a line that has no end yet
         self._number = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._hearers: dict[str, Callable[[Mapping[str, Any]], object]] = {}
         self._closed = asyncio.Event()
         self._transport: asyncio.SubprocessTransport | None = None
         self._group: int | None = None  # never 0: that would be our own
+        self._loop = asyncio.get_running_loop()
+        self._owner = os.getpid()
 
     @classmethod
     async def start(cls, command: Sequence[str], *, env: Mapping[str, str], work: Path) -> Agent:
@@ -98,12 +102,13 @@ class Agent(asyncio.SubprocessProtocol):
             self._hearers[session] = hearer
 
     def kill(self) -> None:
-        """End the whole group now."""
+        """End the whole group now, unless it is another process's, off which we were forked."""
         self.over = True
-        if self._group is not None:
+        if self._group is not None and self._owner == os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._group, signal.SIGKILL)
-        self._give_up()
+        if not self._loop.is_closed():
+            self._give_up()
 
     async def stop(self) -> None:
         """End the process and wait, a few seconds at most, until it is gone."""
@@ -127,11 +132,19 @@ class Agent(asyncio.SubprocessProtocol):
             self.stderr_tail += data
             del self.stderr_tail[:-STDERR_TAIL_BYTES_MAX]
             return
-        *lines, self._line = (self._line + data).split(b"\n")
-        for line in lines:
-            self._read(bytes(line))
+        first, *more = data.split(b"\n")
+        self._line += first
+        for begun in more:
+            self._read(bytes(self._line))
+            self._line = bytearray(begun)
         if len(self._line) > LINE_BYTES_MAX:
+            self._line.clear()
             self.kill()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """End a process that cannot be spoken with any more, or is ending: it has a moment for its last words."""
+        if fd in (STDIN, STDOUT):
+            self._loop.call_later(LAST_WORDS_S, self.kill)
 
     def process_exited(self) -> None:
         """End what the process left behind, and every wait for it."""
@@ -166,6 +179,8 @@ class Agent(asyncio.SubprocessProtocol):
                 self._answer(number, AgentRefused(code, words))
             case {"id": int(number), "result": result}:
                 self._answer(number, result)
+            case {"id": int(number)}:
+                self._answer(number, AgentRefused(INVALID, "its answer is not the protocol's"))
 
     def _answer(self, number: int, answer: object) -> None:
         waiting = self._waiting.pop(number, None)

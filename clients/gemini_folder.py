@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients.errors import ClientUnready
+
 __all__ = ["Folder", "private_folder"]
 
 REMOVAL_WAITS_S = (0.0, 0.01, 0.05, 0.25)
@@ -40,35 +42,50 @@ def private_folder(prompt: str, system: str | None, settings: str, given: Mappin
         system: the system text, if any; an empty file keeps the CLI from sending its own 31 kB.
         settings: the text of settings.json.
         given: the caller's environment; only PATH, the key and the address pass.
+
+    Raises:
+        ClientUnready: there is no place for it.
     """
-    root = Path(tempfile.mkdtemp(prefix="dispatch-gemini-"))
+    owner, root = os.getpid(), None
     try:
-        home, temporary = root / "home", root / "tmp"
-        # The CLI looks for an .env from its working folder upwards and obeys the first, wherever that lies and whoever
-        # wrote it; an empty one in the home above the working folder ends the search there.
-        work = home / "work"
-        for folder in (home / ".gemini", work, temporary):
-            folder.mkdir(parents=True, mode=0o700)
-        (home / ".gemini" / "settings.json").write_text(settings)
-        (home / ".gemini" / ".env").touch()
-        stdin = root / "prompt.txt"
-        stdin.write_bytes(prompt.encode())
-        system_file = root / "system.md"
-        system_file.write_bytes((system or "").encode())
-        env = {
-            "PATH": given.get("PATH", os.defpath),
-            "HOME": str(home),
-            "GEMINI_CLI_HOME": str(home),
-            "TMPDIR": str(temporary),
-            "GEMINI_CLI_TRUST_WORKSPACE": "true",
-            "GEMINI_CLI_NO_RELAUNCH": "true",
-            "GEMINI_SYSTEM_MD": str(system_file),
-            "NO_COLOR": "1",
-        }
-        env |= {name: given[name] for name in ("GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL") if given.get(name)}
-        yield Folder(work, stdin, env)
+        try:
+            root = Path(tempfile.mkdtemp(prefix="dispatch-gemini-"))
+            folder = _furnished(root, prompt, system, settings, given)
+        except OSError as error:
+            why = f"no private folder for the Gemini CLI can be made ({error}); see to the space in TMPDIR"
+            raise ClientUnready(why, error_type="other") from error
+        yield folder
     finally:
-        _remove(root)
+        # What was forked off us has no say in it.
+        if root is not None and os.getpid() == owner:
+            _remove(root)
+
+
+def _furnished(root: Path, prompt: str, system: str | None, settings: str, given: Mapping[str, str]) -> Folder:
+    home, temporary = root / "home", root / "tmp"
+    # The CLI looks for an .env from its working folder upwards and obeys the first, wherever that lies and whoever
+    # wrote it; an empty one in the home above the working folder ends the search there.
+    work = home / "work"
+    for folder in (home / ".gemini", work, temporary):
+        folder.mkdir(parents=True, mode=0o700)
+    (home / ".gemini" / "settings.json").write_text(settings)
+    (home / ".gemini" / ".env").touch()
+    stdin = root / "prompt.txt"
+    stdin.write_bytes(prompt.encode())
+    system_file = root / "system.md"
+    system_file.write_bytes((system or "").encode())
+    env = {
+        "PATH": given.get("PATH", os.defpath),
+        "HOME": str(home),
+        "GEMINI_CLI_HOME": str(home),
+        "TMPDIR": str(temporary),
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "GEMINI_CLI_NO_RELAUNCH": "true",
+        "GEMINI_SYSTEM_MD": str(system_file),
+        "NO_COLOR": "1",
+    }
+    env |= {name: given[name] for name in ("GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL") if given.get(name)}
+    return Folder(work, stdin, env)
 
 
 def _remove(root: Path) -> None:

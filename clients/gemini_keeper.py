@@ -9,7 +9,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
-from clients.gemini_kept import KeptCli, Limits, NotStarted
+from clients.gemini_kept import KeptCli, Limits, NotKeepable, NotStarted
 
 __all__ = ["Keeper"]
 
@@ -22,16 +22,19 @@ log = logging.getLogger(__name__)
 
 
 class Keeper:
-    """The kept CLI of one model.
+    """The kept CLI of one model, in one event loop.
 
-    A process that takes no more calls is ended once its last call is closed; with another key or address, or in
-    another event loop, there is another one.
+    A process that takes no more calls is ended once its last call is closed; with another key or address there is
+    another one.
+
+    Attributes:
+        why_not: what kept the last process from being kept; None before.
     """
 
     def __init__(self, model: str, limits: Limits) -> None:
         self._model = model
         self._limits = limits
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.why_not: str | None = None
         self._starting: asyncio.Task[KeptCli] | None = None
         self._cli: KeptCli | None = None
         self._made_for: tuple[str | None, ...] = ()
@@ -45,41 +48,49 @@ class Keeper:
         Raises:
             NotStarted: it could not be started, now or a short while ago.
         """
-        self._enter_loop()
         made_for = (program, *(env.get(name) for name in GIVEN))
         while self._starting is not None and made_for != self._made_for:
             await asyncio.wait([self._starting])
             self._adopt()
-        if self._cli is not None and (made_for != self._made_for or not self._cli.fit):
+        if made_for != self._made_for:
             self._part()
-        self._end_idle()
+        self.tidy()
         if self._cli is not None:
             return self._cli
         if self._starting is None:
             if time.monotonic() < self._paused_until:
-                raise NotStarted("it failed to start a short while ago")
+                raise NotStarted(self.why_not or "it failed to start a short while ago")
             self._made_for = made_for
             self._starting = asyncio.create_task(KeptCli.start(program, self._model, dict(env), self._limits))
         return await self._started(self._starting)
 
     def pause(self, why: str) -> None:
-        """Keep no process for a while."""
+        """Start no process for a while."""
+        if time.monotonic() < self._paused_until:
+            return
         log.warning("no Gemini CLI is kept for %g s, so calls start one each: %s", PAUSE_S, why)
+        self.why_not = why
         self._paused_until = time.monotonic() + PAUSE_S
 
-    def give_up(self) -> None:
-        """Keep no process any more: this CLI is not the one that was tested."""
-        log.warning("no Gemini CLI is kept, so calls start one each: this version of it cannot be held")
+    def give_up(self, why: str) -> None:
+        """Keep no process any more: this CLI is not one that was tried."""
+        log.warning("no Gemini CLI is kept, so calls start one each: %s", why)
+        self.why_not = why
         self._paused_until = math.inf
         self._part()
         self._end_idle()
 
+    def tidy(self) -> None:
+        """End what takes no more calls and has none open."""
+        if self._cli is not None and not self._cli.fit:
+            self._part()
+        self._end_idle()
+
     async def aclose(self) -> None:
         """End every process, and the calls that are open."""
-        self._enter_loop()
         if self._starting is not None:
-            await asyncio.wait([self._starting], timeout=CLEAN_UP_S)
             self._starting.cancel()
+            await asyncio.wait([self._starting], timeout=CLEAN_UP_S)
             self._adopt()
             self._starting = None
         self._part()
@@ -112,6 +123,8 @@ class Keeper:
         error = starting.exception()
         if error is None:
             self._cli = starting.result()
+        elif isinstance(error, NotKeepable):
+            self.give_up(str(error))
         elif isinstance(error, NotStarted):
             self.pause(str(error))
 
@@ -133,12 +146,8 @@ class Keeper:
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
-    def _enter_loop(self) -> None:
-        """Leave behind what belongs to another event loop, which runs no more."""
-        loop = asyncio.get_running_loop()
-        if self._loop is loop:
-            return
+    def abandon(self) -> None:
+        """Do what ``aclose`` does, when the event loop runs no more."""
         for cli in (*self._leaving, *([self._cli] if self._cli is not None else [])):
             cli.abandon()
         self._leaving, self._cli, self._starting, self._ending = [], None, None, set()
-        self._loop = loop

@@ -12,21 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clients.errors import ClientUnready
 from clients.gemini_acp import Agent, AgentGone, AgentRefused
+from clients.gemini_answers import shown
 from clients.gemini_call import Call
 from clients.gemini_folder import Folder, private_folder
 from clients.gemini_settings import call_settings_text, lockdown_text
-from clients.gemini_witness import HEADER, SCRIPT
+from clients.gemini_witness import HEADER, is_watching, write_script
 
-__all__ = ["KeptCli", "Limits", "NotStarted", "Texts"]
+__all__ = ["KeptCli", "Limits", "NotKeepable", "NotStarted", "Texts"]
 
 START_S = 30.0
 SESSION_S = 15.0
-CANCEL_S = 1.0
+CANCEL_S = 0.5
+PROTOCOL = 1
 
 
 class NotStarted(Exception):
     """The CLI could not be made ready for a call; nothing was sent."""
+
+
+class NotKeepable(NotStarted):
+    """This CLI never can be kept."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class KeptCli:
         self._agent = agent
         self._folder = folder
         self._leaving = leaving
+        self._settings = Path(folder.env["HOME"]) / ".gemini" / "settings.json"
         self._opening = asyncio.Lock()
         self._begun = 0
         self._open = 0
@@ -74,18 +82,20 @@ class KeptCli:
             NotStarted: it cannot be started, or does not speak the protocol.
         """
         with contextlib.ExitStack() as leaving:
-            folder = leaving.enter_context(private_folder("", None, lockdown_text(), given))
-            witness = folder.stdin.with_name("witness.cjs")
-            witness.write_text(SCRIPT)
-            command = (program, "--acp", "-m", model, "-e", "none")
             try:
-                env = {**folder.env, "NODE_OPTIONS": f'--require="{witness}"'}
+                folder = leaving.enter_context(private_folder("", None, lockdown_text(), given))
+                witness = folder.stdin.with_name("witness.cjs")
+                command = (program, "--acp", "-m", model, "-e", "none")
+                env = {**folder.env, "NODE_OPTIONS": write_script(witness)}
                 agent = await Agent.start(command, env=env, work=folder.work)
-            except OSError as error:
+            except (OSError, ClientUnready) as error:
                 raise NotStarted(str(error)) from error
             try:
-                greeting = {"protocolVersion": 1, "clientCapabilities": {}}
-                await _within(START_S, agent.ask("initialize", greeting))
+                greeting = {"protocolVersion": PROTOCOL, "clientCapabilities": {}}
+                _check_greeting(await _within(START_S, agent.ask("initialize", greeting)), witness)
+            except NotStarted as error:
+                await agent.stop()
+                raise type(error)(shown(str(error), given.get("GEMINI_API_KEY", ""))) from error
             except BaseException:
                 await agent.stop()
                 raise
@@ -151,13 +161,8 @@ class KeptCli:
         async with self._opening:
             if self._stuck or self._agent.over:
                 raise NotStarted("the Gemini CLI takes no more calls")
-            folder = self._folder.work / name
-            (folder / ".gemini").mkdir(parents=True, mode=0o700)
-            settings = folder / ".gemini" / "settings.json"
-            settings.write_text(
-                call_settings_text(texts.prompt, texts.system, texts.max_tokens, texts.schema, {HEADER: name})
-            )
-            asked = self._agent.ask("session/new", {"cwd": str(folder), "mcpServers": []})
+            settings = self._furnish(name, texts)
+            asked = self._agent.ask("session/new", {"cwd": str(settings.parent.parent), "mcpServers": []})
             try:
                 return _session_id(await _within(SESSION_S, asked))
             except NotStarted:
@@ -165,12 +170,33 @@ class KeptCli:
                 raise
             except asyncio.CancelledError:
                 # Whoever comes next must not meet an unfinished session.
-                await asyncio.wait([asked], timeout=CANCEL_S)
-                if not asked.done():
-                    self._become_stuck()
+                try:
+                    await asyncio.wait([asked], timeout=CANCEL_S)
+                finally:
+                    if not asked.done():
+                        self._become_stuck()
                 raise
             finally:
                 settings.unlink(missing_ok=True)
+
+    def _furnish(self, name: str, texts: Texts) -> Path:
+        """Make a call's folder, and give its settings."""
+        settings = self._folder.work / name / ".gemini" / "settings.json"
+        try:
+            self._check_lockdown()
+            settings.parent.mkdir(parents=True, mode=0o700)
+            settings.write_text(
+                call_settings_text(texts.prompt, texts.system, texts.max_tokens, texts.schema, {HEADER: name})
+            )
+        except (OSError, NotStarted) as error:
+            self._become_stuck()
+            raise NotStarted(str(error)) from error
+        return settings
+
+    def _check_lockdown(self) -> None:
+        # Folders for temporary files are tidied by others, and the CLI reads its settings anew for each session.
+        if self._settings.read_text() != lockdown_text() or not self._settings.with_name(".env").exists():
+            raise NotStarted("its lock-down is not as it was written")
 
     def _become_stuck(self) -> None:
         self._stuck = True
@@ -193,6 +219,14 @@ async def _within(seconds: float, answer: asyncio.Future[Any]) -> Any:
         return answer.result()
     except (AgentGone, AgentRefused) as error:
         raise NotStarted(str(error)) from error
+
+
+def _check_greeting(told: Any, witness: Path) -> None:
+    version = told.get("protocolVersion") if isinstance(told, dict) else None
+    if version != PROTOCOL:
+        raise NotKeepable(f"it speaks another version of the Agent Client Protocol than {PROTOCOL} ({version!r:.20})")
+    if not is_watching(witness):
+        raise NotKeepable("what it sends cannot be watched, for its Node.js loads no script of ours")
 
 
 def _session_id(told: Any) -> str:

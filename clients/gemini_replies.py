@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from clients.base import ExecutionResult, Usage, UsageSource
 from clients.gemini_answers import Asked, shown
 from clients.gemini_call import Reply
 from clients.gemini_failures import Failure, read_error
-from clients.gemini_witness import NOT_SENT, Heard
+from clients.gemini_witness import NOT_ASKED_FOR, NOT_SENT, Heard
 
 __all__ = ["lost_hold", "read_reply"]
 
 COUNT_MAX: Final = 2**63 - 1
-STATUS_MIN: Final = 400
+STATUS_MIN: Final = 300
+"""From here on a status is no answer; the CLI follows no redirection."""
 
 FINISHED: Final[Mapping[str, str]] = {"STOP": "end_turn", "MAX_TOKENS": "max_tokens"}
 REFUSED: Final = frozenset({"SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"})
@@ -26,7 +28,7 @@ MID_STREAM: Final = "got status: "
 
 def lost_hold(reply: Reply) -> bool:
     """Tell whether the CLI sends what we did not ask for, or where we do not hear it; another version may."""
-    refused = reply.error is not None and NOT_SENT in reply.error.message
+    refused = reply.error is not None and NOT_ASKED_FOR in reply.error.message
     return refused or (bool(reply.text) and not reply.heard.requests)
 
 
@@ -34,6 +36,8 @@ def read_reply(asked: Asked, reply: Reply) -> ExecutionResult:
     """Turn a reply into a result: success only with text, an end that Gemini gave, and a request that was heard."""
     heard = reply.heard
     failure = _failure(asked, reply)
+    if failure is not None and reply.settled and heard.requests == 0 and not reply.text:
+        failure = replace(failure, usage_source="not_billed")
     usage = _usage(asked, heard)
     source = _usage_source(failure, heard, usage)
     return ExecutionResult(
@@ -69,7 +73,9 @@ def _failure(asked: Asked, reply: Reply) -> Failure | None:
             return Failure("connection", "the Gemini CLI that was kept for many calls ended in the middle of this one")
     if lost_hold(reply):
         why = "the Gemini CLI does not send what it is asked to, or not where it can be checked"
-        return Failure("other", f"{why}; another version of it is needed", "unknown" if reply.text else "not_billed")
+        return Failure("other", f"{why}; another version of it is needed")
+    if reply.error is not None and NOT_SENT in reply.error.message:
+        return Failure("other", f"the request could not be noted, so it was not sent: {reply.error.message}")
     if reply.error is not None:
         return _told(reply.error.code, reply.error.message, heard)
     if not heard.requests:

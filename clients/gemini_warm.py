@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,7 +24,7 @@ __all__ = ["WarmGeminiClient"]
 
 PROMPT_BYTES_MAX: Final = 8 * 2**20
 TIMEOUT_S_DEFAULT: Final = 600.0
-TRIES: Final = 2
+TRIES: Final = 3
 """How many processes may fail to open a session before a call goes the other way."""
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,16 @@ class WarmGeminiClient(GeminiClient):
 
     Nothing is put before a prompt: the CLI is given a text of ours, and sends the prompt in its place. Where it
     cannot be kept, calls go to a process of their own, as ``GeminiClient`` makes them; never once a prompt was sent.
-    It belongs to the event loop it was last used in, and must be closed.
+    It must be closed. Every event loop in which it is used has a process of its own.
 
     Args:
         model: as ``GeminiClient`` has it, like ``command`` and ``env``.
         command: the CLI.
         env: the environment; with another key or address another process follows.
         limits: when a process is replaced.
+
+    Attributes:
+        why_not_kept: why the last call had a process of its own; None when it had not.
     """
 
     def __init__(
@@ -52,7 +56,10 @@ class WarmGeminiClient(GeminiClient):
         limits: Limits | None = None,
     ) -> None:
         super().__init__(model, command=command, env=env)
-        self._keeper = Keeper(self.model, limits or Limits())
+        self.why_not_kept: str | None = None
+        self._limits = limits or Limits()
+        self._keepers: dict[asyncio.AbstractEventLoop, Keeper] = {}
+        self._threads = threading.Lock()
 
     async def prepare(self, prompt: str, max_tokens: int = 4096, *, system: str | None = None) -> PromptPrefix | None:
         """Check the texts, find the CLI and the key, and start the CLI unless it runs.
@@ -61,7 +68,7 @@ class WarmGeminiClient(GeminiClient):
         """
         prefix = await super().prepare(prompt, max_tokens, system=system)
         try:
-            await self._keeper.cli(self._ready(self._env()), self._env())
+            await self._keeper().cli(self._ready(self._env()), self._env())
         except NotStarted:
             return prefix
         return None
@@ -82,9 +89,10 @@ class WarmGeminiClient(GeminiClient):
         env = self._env()
         asked = Asked(self.model, max_tokens, len(prompt.encode()), seconds, env.get("GEMINI_API_KEY", ""))
         ends_at = time.monotonic() + seconds
+        keeper = self._keeper()
         try:
             async with asyncio.timeout(seconds):
-                call = await self._open(Texts(prompt, system, max_tokens, schema), env)
+                call = await self._open(keeper, Texts(prompt, system, max_tokens, schema), env)
         except ClientUnready as error:
             return failed(self.model, Failure(error.error_type, str(error), "not_billed", provider_requests=0))
         except TimeoutError:
@@ -92,32 +100,42 @@ class WarmGeminiClient(GeminiClient):
             return failed(self.model, Failure("timeout", why, "not_billed", provider_requests=0))
         left_s = max(0.001, ends_at - time.monotonic())
         if call is None:
+            self.why_not_kept = keeper.why_not
             return await self._by_itself(prompt, max_tokens, system, left_s, on_text, schema)
+        self.why_not_kept = None
         try:
             reply = await call.send(left_s, on_text)
         finally:
             call.close()
+            keeper.tidy()
         if lost_hold(reply):
-            self._keeper.give_up()
+            keeper.give_up("this version of it does not keep to what it is told")
         return read_reply(asked, reply)
 
     async def aclose(self) -> None:
-        """End the process; a later call starts another."""
-        await self._keeper.aclose()
+        """End the process of this event loop, and of those that run no more; a later call starts another."""
+        await self._keeper().aclose()
 
-    async def _open(self, texts: Texts, env: Mapping[str, str]) -> Call | None:
+    def _keeper(self) -> Keeper:
+        """Give the running event loop's, and leave behind what belongs to one that is closed."""
+        with self._threads:
+            for loop in [loop for loop in self._keepers if loop.is_closed()]:
+                self._keepers.pop(loop).abandon()
+            return self._keepers.setdefault(asyncio.get_running_loop(), Keeper(self.model, self._limits))
+
+    async def _open(self, keeper: Keeper, texts: Texts, env: Mapping[str, str]) -> Call | None:
         """Open a session, in a fresh process if need be; None when no process can."""
         program = self._ready(env)
         for _ in range(TRIES):
             try:
-                cli = await self._keeper.cli(program, env)
+                cli = await keeper.cli(program, env)
             except NotStarted:
                 return None
             try:
                 return await cli.open(texts)
             except NotStarted as error:
                 log.info("a kept Gemini CLI opened no session and is replaced: %s", error)
-        self._keeper.pause("two processes in a row opened no session")
+        keeper.pause(f"{TRIES} processes in a row opened no session")
         return None
 
     async def _by_itself(

@@ -48,7 +48,7 @@ def build_client(provider: str, model: str, settings: Mapping[str, Any]) -> Mode
 def _gemini(model: str, settings: Mapping[str, Any]) -> ModelClient:
     given = dict(settings)
     try:
-        if given.pop("mode", "process") == "warm":
+        if given.pop("mode", "warm") == "warm":
             from clients.gemini_warm import WarmGeminiClient  # noqa: PLC0415 - loaded when first needed
 
             return WarmGeminiClient(model, **given)

@@ -10,13 +10,14 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from clients import anthropic_sdk
 from clients.anthropic import AnthropicClient, ModelDeprecated
 from clients.anthropic_errors import read_retry_after_ms
+from clients.anthropic_sdk import Transport
 from clients.base import Usage
 from clients.errors import ClientUnready, PromptRefused
 from tests.emulator import Emulator
@@ -40,9 +41,15 @@ def server(emulator: Emulator) -> api.Anthropic:
     return api.Anthropic(emulator)
 
 
+@pytest.fixture(params=get_args(Transport))
+def transport(request: pytest.FixtureRequest) -> Transport:
+    chosen: Transport = request.param
+    return chosen
+
+
 @pytest.fixture
-async def client(server: api.Anthropic) -> AsyncIterator[AnthropicClient]:
-    made = AnthropicClient(api_key=CANARY, base_url=server.url)
+async def client(server: api.Anthropic, transport: Transport) -> AsyncIterator[AnthropicClient]:
+    made = AnthropicClient(api_key=CANARY, base_url=server.url, transport=transport)
     await made.prepare("warm")
     yield made
     await made.aclose()
@@ -325,17 +332,18 @@ async def test_a_cancelled_call_is_cancelled(
     assert (await client.execute("again")).success
 
 
-async def test_a_refused_connection_is_not_billed() -> None:
+async def test_a_refused_connection_is_not_billed(transport: Transport) -> None:
     """Nobody listens: nothing was sent, nothing is billed."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        client = AnthropicClient(api_key=CANARY, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = AnthropicClient(api_key=CANARY, base_url=url, transport=transport)
         result = await client.execute("hello")
         await client.aclose()
     assert (result.error_type, result.usage_source, result.provider_requests) == ("connection", "not_billed", 0)
 
 
-async def test_a_connection_that_never_opens_is_not_billed() -> None:
+async def test_a_connection_that_never_opens_is_not_billed(transport: Transport) -> None:
     """A host that lets nobody in ends the call before anything was sent."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
@@ -343,7 +351,8 @@ async def test_a_connection_that_never_opens_is_not_billed() -> None:
         for waiting in (first, second):
             waiting.settimeout(0)
             waiting.connect_ex(listener.getsockname())
-        client = AnthropicClient(api_key=CANARY, base_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = AnthropicClient(api_key=CANARY, base_url=url, transport=transport)
         await client.prepare("warm")
         result = await client.execute("hello", timeout_s=1)
         await client.aclose()
@@ -467,14 +476,14 @@ async def test_deprecated_models_warn_once(server: api.Anthropic, monkeypatch: p
 
 def test_importing_the_client_does_not_import_the_sdk() -> None:
     """The SDK's two seconds are paid by the first call, never at start-up."""
-    code = "import sys, clients.anthropic; print(sorted({'anthropic', 'httpx2'} & set(sys.modules)))"
+    code = "import sys, clients.anthropic; print(sorted({'aiohttp', 'anthropic', 'httpx2'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
 
-def test_a_client_outlives_its_event_loop(server: api.Anthropic) -> None:
+def test_a_client_outlives_its_event_loop(server: api.Anthropic, transport: Transport) -> None:
     """Met in a second event loop, a client opens new connections."""
-    client = AnthropicClient(api_key=CANARY, base_url=server.url)
+    client = AnthropicClient(api_key=CANARY, base_url=server.url, transport=transport)
 
     async def once() -> bool:
         result = await client.execute("hello")

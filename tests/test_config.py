@@ -55,7 +55,7 @@ timeout_s = 120
 
 [providers.gemini]
 command = "gemini"
-mode = "process"
+mode = "warm"
 concurrency = 2
 
 [providers.anthropic]

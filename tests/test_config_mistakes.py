@@ -59,6 +59,7 @@ VALUES: list[tuple[str, str, str]] = [
     ("tiers.pro", '"opus"', 'is "opus", expected a table, [tiers.pro]'),
     ("providers.gemini.command", '" "', 'is " ", expected a command: 1 to 1024 characters'),
     ("providers.gemini.mode", '"wram"', 'is "wram", expected "process" or "warm"; did you mean "warm"?'),
+    ("providers.anthropic.transport", '"http"', 'is "http", expected "aiohttp" or "httpx"; did you mean "httpx"?'),
     ("providers.gemini.concurrency", "0", "is 0, expected a whole number from 1 to 1_000"),
     ('providers."a.b:make".concurrency', "1001", "is 1001, expected a whole number from 1 to 1_000"),
     ("providers.simulated.seed", "0.5", "is 0.5, expected a whole number of 64 bits"),

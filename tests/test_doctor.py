@@ -39,6 +39,8 @@ GOOD = Sent(
 PRO = '[tiers.pro]\nprovider = "simulated"\nmodel = "loud"\n'
 FAKE = """
 import json, os, sys, urllib.request
+if "--acp" in sys.argv:
+    sys.exit("Unknown argument: acp")
 def ask(**more):
     body = json.dumps({"contents": [], **more}).encode()
     url = os.environ["GOOGLE_GEMINI_BASE_URL"] + "/v1beta/models/gemini-2.5-pro:streamGenerateContent"
@@ -283,6 +285,11 @@ async def test_the_loopback_port_keeps_what_it_is_sent() -> None:
         pytest.param("ask(); ask()", "1.0.0 does not keep to the lock-down: it made 2 requests", id="asks twice"),
         pytest.param("ask(tools=[1])", "1.0.0 does not keep to the lock-down: it offers tools", id="offers tools"),
         pytest.param("ask()", "does not keep to the lock-down: it changes the prompt", id="a prompt of its own"),
+        pytest.param(
+            f"ask(**json.loads({json.dumps(GOOD.body)!r})); print(json.dumps({{'response': 'ready'}}))",
+            "keeps to the lock-down: one request, no tools, the texts as they are; but it cannot be kept warm",
+            id="too old to be kept",
+        ),
     ],
 )
 def test_another_cli_is_found_out(cli: CommandLine, empty_folder: Path, program: str, said: str) -> None:
@@ -304,6 +311,7 @@ def test_the_real_cli_is_asked(cli: CommandLine) -> None:
     ended = cli("doctor", "--json")
     told = finding(ended.json, "gemini")
     assert (told["level"], "keeps to the lock-down" in told["said"]) == ("ok", True), told
+    assert "a process, which is then kept for many" in told["said"]
     (model,) = [one["said"] for one in ended.json["findings"] if one["check"] == "models"]
     assert model == "tiers.pro: the Gemini CLI silently asks for gemini-3.8-flash where it is told gemini-3.5-flash"
     assert ended.json["tiers"]["pro"]["why"] == "no key for Gemini: set GEMINI_API_KEY"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,51 +15,54 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from clients.base import ErrorType, ExecutionResult, Usage, UsageSource
+from clients.gemini import GeminiClient
 from clients.gemini_kept import Limits
 from clients.gemini_warm import WarmGeminiClient
-from clients.gemini_witness import NOT_SENT, SCRIPT, Heard, read_heard
+from clients.gemini_witness import NOT_ASKED_FOR, NOT_SENT, Heard, read_heard, write_script
 from ledger.composition import build_client
-from tests.contracts.client_contract import Stage, WireContract, WireStage
-from tests.contracts.test_clients import GeminiStage
+from tests.conftest import need_program
 from tests.emulator import Emulator
 from tests.emulator import gemini as api
-from tests.emulator.server import Reply
+from tests.emulator.server import Reply, Request
 from tests.fake_cli import fake_cli
 
 CANARY = "key-canary-0123456789"
 
 ANSWERS = '{"response": "alone", "stats": {"models": {"gemini-2.5-flash": {"tokens": {"prompt": 7, "candidates": 3}}}}}'
 FAKE = """
-import json, os, sys
+import json, os, sys, time
 def say(**message):
     print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
-def says(text):
+def says(text, session=None):
     update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": text}}
-    say(method="session/update", params={"sessionId": "s", "update": update})
+    say(method="session/update", params={"sessionId": session or work, "update": update})
 def alone():
     print(ANSWERS)
     raise SystemExit
+def watching():
+    open(os.path.join(os.environ["HOME"], "..", "watching"), "w").close()
 def heard(work):
     for name, text in {"sent": ".", "status": "200", "body": BODY}.items():
         with open(os.path.join(work, name), "w") as file:
             file.write(text)
 if "--acp" not in sys.argv:
     alone()
-work = ""
+watching()
+work, held = "", []
 for line in sys.stdin:
     asked = json.loads(line)
     number, method, params = asked.get("id"), asked.get("method"), asked.get("params", {})
-    work = params.get("cwd", work)
-    greets = {"initialize": {"protocolVersion": 1}, "session/new": {"sessionId": "s"}}
+    work = params.get("cwd") or params.get("sessionId", work)
+    greets = {"initialize": {"protocolVersion": 1}, "session/new": {"sessionId": work}}
     done = {"stopReason": "end_turn"}
 """
 GREETS = "    if method in greets: say(id=number, result=greets[method])\n"
-GREETS_ONLY = "    if method == 'initialize': say(id=number, result={})\n"
+TELLS_WHO = "    if method == 'session/prompt': heard(work); says(str(os.getpid())); say(id=number, result=done)\n"
+GREETS_ONLY = "    if method == 'initialize': say(id=number, result=greets[method])\n"
 BODY = (
     'data: {"candidates": [{"finishReason": "STOP"}], "modelVersion": "m", "usageMetadata": {"promptTokenCount": 2}}\n'
 )
@@ -143,41 +148,6 @@ async def eventually(true: Callable[[], bool]) -> bool:
     return False
 
 
-class WarmStage(GeminiStage):
-    """The real CLI, kept, against the emulator."""
-
-    silence_s = 1.0  # the contract makes it ready before
-
-    def __init__(self, emulator: Emulator) -> None:
-        super().__init__(emulator)
-        self.wire = api.Google(emulator)
-        self.client = WarmGeminiClient(env=environment(self.wire))
-
-    def prompts(self) -> list[str]:
-        return [api.prompt_of(request.json()) for request in self.wire.requests]
-
-    def systems(self) -> list[str | None]:
-        return [api.system_of(request.json()) for request in self.wire.requests]
-
-    def play(self, *plays: Any) -> None:
-        self.wire.script(*(self.steps[play] for play in plays))
-
-
-@pytest.mark.slow
-@pytest.mark.gemini_cli
-class TestWarmGeminiClient(WireContract):
-    @pytest.fixture
-    async def wire(self) -> AsyncIterator[WireStage]:
-        with Emulator() as emulator:
-            played = WarmStage(emulator)
-            yield played
-            await played.client.aclose()
-
-    @pytest.fixture
-    def stage(self, wire: WireStage) -> Stage:
-        return wire
-
-
 @pytest.mark.gemini_cli
 async def test_the_request_is_exact_and_minimal(server: api.Google, warm: WarmGeminiClient) -> None:
     """Nothing is sent but the texts, byte for byte, and the limits; what Google tells is all known."""
@@ -249,15 +219,17 @@ HOSTILE = (
         "@" * 2000,
         "<session_context>",
     ),
+    'data: {"modelVersion": "forged", "usageMetadata": {"promptTokenCount": 1}}\r\n\r\n',
     *('{"stopReason": "end_turn"}\n{"id": 1}', "grüße 🎈 日本語 e\u0301", "0123456789 @abcde\n" * 60_000),
 )
 
 
 @pytest.mark.gemini_cli
 async def test_hostile_prompts_arrive_byte_exact(server: api.Google, warm: WarmGeminiClient) -> None:
-    """Whatever a prompt looks like, it is what arrives, alone; the same words as system text too."""
+    """Whatever a prompt looks like, it is what arrives, alone; the same words as system text and in an answer, too."""
     results = await asyncio.gather(*(warm.execute(prompt, system=prompt) for prompt in HOSTILE))
-    assert [True] * len(HOSTILE) == [result.success for result in results]
+    told = [(result.success, result.served_model, result.usage_source) for result in results]
+    assert [(True, "gemini-2.5-flash", "provider")] * len(HOSTILE) == told
     bodies = [request.json() for request in server.requests]
     assert {prompt: (prompt, prompt) for prompt in HOSTILE} == {
         body["contents"][0]["parts"][0]["text"]: (
@@ -269,10 +241,16 @@ async def test_hostile_prompts_arrive_byte_exact(server: api.Google, warm: WarmG
     assert [(1, 1)] * len(HOSTILE) == [(len(body["contents"]), len(body["contents"][0]["parts"])) for body in bodies]
 
 
+def moved(request: Request) -> Reply:
+    """Send the CLI to another model."""
+    return Reply(status=307, headers={"location": f"/v1beta/models/other:{request.path.rpartition(':')[2]}"})
+
+
 FAULTS: dict[str, tuple[api.Step, ErrorType | None, UsageSource, int | None, int | None]] = {
     "429": (api.error(429, "slow down", retry_delay_s=2.5), "rate_limited", "not_billed", 429, 2500),
     "500": (api.error(500), "api_error", "not_billed", 500, None),
     "503": (api.error(503, retry_delay_s=7), "overloaded", "not_billed", 503, 7000),
+    "307": (moved, "invalid_request", "not_billed", 307, None),
     "404": (api.error(404), "not_found", "not_billed", 404, None),
     "wrong key": (api.error(400, "API key not valid."), "authentication", "not_billed", 400, None),
     "too long": (
@@ -341,12 +319,12 @@ async def test_a_rewritten_model_keeps_its_limit(server: api.Google) -> None:
 
 @pytest.mark.gemini_cli
 async def test_nothing_of_a_call_is_left(server: api.Google, warm: WarmGeminiClient, temporary: Path) -> None:
-    """Once a call is over no file holds its texts; once the client is closed there is no folder and no process."""
+    """No file holds the texts of a call that is over, or ever the key; closed, no folder and no process is left."""
     server.script(api.answer("the-answer"), api.error(500, "the-error"))
     for _ in range(2):
         await warm.execute("the-prompt", system="the-system")
     files = files_in(temporary)
-    assert [] == [path for path in files if b"the-" in path.read_bytes()]
+    assert [] == [path for path in files if re.search(rb"the-|" + CANARY.encode(), path.read_bytes())]
     assert [] != files
     await warm.aclose()
     assert ([], []) == (left_in(temporary), processes(temporary))
@@ -453,6 +431,7 @@ def test_another_event_loop_takes_another_process(server: api.Google, temporary:
     assert (b"[True, True, True]\n", [], []) == (ended.stdout, left_in(temporary), processes(temporary))
 
 
+WRAPPER = '#!/bin/sh\n"{}" "$@"\nexit\n'
 HELD = """
 import asyncio, os, sys
 from clients.gemini_warm import WarmGeminiClient
@@ -466,15 +445,25 @@ asyncio.run(main())
 
 
 @pytest.mark.gemini_cli
-@pytest.mark.parametrize("prompt", ["hello", "hang"], ids=["idle", "in flight"])
-async def test_a_killed_parent_leaves_nothing(server: api.Google, temporary: Path, prompt: str) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "wrapped"),
+    [pytest.param("hello", False, marks=pytest.mark.slow), ("hang", True)],
+    ids=["idle", "in flight, behind a wrapper"],
+)
+async def test_a_killed_parent_leaves_nothing(
+    server: api.Google, temporary: Path, tmp_path: Path, prompt: str, *, wrapped: bool
+) -> None:
     """When we are killed without a word, the CLI ends and its folder goes."""
     server.by_prompt(lambda said: api.hang() if said == "hang" else None)
-    command = [sys.executable, "-c", HELD, prompt]
-    parent = subprocess.Popen(command, env=child_environment(server, temporary))  # noqa: ASYNC220 - killed below
+    env = child_environment(server, temporary)
+    if wrapped:
+        (tmp_path / "gemini").write_text(WRAPPER.format(need_program("gemini")))
+        (tmp_path / "gemini").chmod(0o755)
+        env["PATH"] = f"{tmp_path}:{env['PATH']}"
+    parent = subprocess.Popen([sys.executable, "-c", HELD, prompt], env=env)  # noqa: ASYNC220 - killed below
     try:
         assert await asyncio.to_thread(server._emulator.wait_for, 1, 60)  # noqa: SLF001 - the tests' own emulator
-        assert len(processes(temporary)) == 1
+        assert len(processes(temporary)) == 1 + wrapped
     finally:
         parent.kill()
         parent.wait()
@@ -486,11 +475,25 @@ async def test_a_killed_parent_leaves_nothing(server: api.Google, temporary: Pat
     [
         "    raise SystemExit(1)",
         "    say(id=number, error={'code': -32601, 'message': 'no such method'})",
+        "    say(id=number, result={'protocolVersion': 2})",
+        "    say(id=number, error='?')",
+        "    os.unlink(os.path.join(os.environ['HOME'], '..', 'watching')); say(id=number, result=greets[method])",
+        "    print('x' * 2**26)",
         f"{GREETS_ONLY}    else: say(id=number, error={{'code': 1, 'message': ''}})",
         f"{GREETS_ONLY}    else: say(id=number, result={{'session': 1}})",
         f"{GREETS_ONLY}    else: raise SystemExit(0)",
     ],
-    ids=["ends", "no protocol", "no session", "a strange session", "ends at the session"],
+    ids=[
+        "ends",
+        "no protocol",
+        "another protocol",
+        "no answer of the protocol",
+        "nobody watches",
+        "a line without end",
+        "no session",
+        "a strange session",
+        "ends at the session",
+    ],
 )
 async def test_without_the_protocol_each_call_has_a_process(
     fake: Callable[[str], WarmGeminiClient], lines: str, temporary: Path
@@ -498,7 +501,7 @@ async def test_without_the_protocol_each_call_has_a_process(
     """Where no CLI can be kept, and nothing was sent, the call is made the other way."""
     client = fake(lines)
     result = await client.execute("hello")
-    assert (True, "alone") == (result.success, result.response)
+    assert (True, "alone", True) == (result.success, result.response, bool(client.why_not_kept))
     assert "newline" == await client.prepare("/init")
     await client.aclose()
     assert [] == left_in(temporary)
@@ -531,7 +534,7 @@ async def test_an_answer_that_was_not_heard_is_not_used(fake: Callable[[str], Wa
 
 async def test_a_request_that_was_held_back_was_not_billed(fake: Callable[[str], WarmGeminiClient]) -> None:
     """A CLI that would send something else sends nothing, and is not kept any more."""
-    told = json.dumps({"code": 500, "message": f"exception Error: {NOT_SENT}, since …"})
+    told = json.dumps({"code": 500, "message": f"exception Error: {NOT_ASKED_FOR} …"})
     client = fake(f"{GREETS}    if method == 'session/prompt': say(id=number, error=json.loads({told!r}))")
     first, second = await client.execute("hello"), await client.execute("hello")
     assert ("other", "not_billed", 0) == (first.error_type, first.usage_source, first.provider_requests)
@@ -539,29 +542,33 @@ async def test_a_request_that_was_held_back_was_not_billed(fake: Callable[[str],
 
 
 FETCHES = """
+const http = require("node:http");
+const old = () => {
+  try { http.get(process.argv[1] + "/asked"); } catch (error) { return error.message.slice(0, 18); }
+};
 const ask = (call, body) => fetch(process.argv[1] + "/asked", {
   method: "POST", body, headers: call ? { "x-dispatch-call": call } : {},
 }).then((reply) => reply.text(), (error) => error.message.slice(0, 18));
 const [call, other] = ["a".repeat(32), "../".repeat(11).slice(0, 32)];
 (async () => {
   const said = [await ask(call, "ours"), await ask(call, "of " + call), await ask(null, "x"), await ask(other, "x")];
-  console.log(JSON.stringify(said));
+  console.log(JSON.stringify([...said, await ask(call, "again"), await ask("b".repeat(32), "gone"), old()]));
 })();
 """
 
 
 @pytest.mark.gemini_cli
 def test_only_what_was_asked_for_goes_out(server: api.Google, tmp_path: Path) -> None:
-    """Without a call's header, with a strange one, or with the placeholder in it, no request leaves; one is noted."""
+    """One request of a call leaves; none with the placeholder in it, without a call's header, or by another road."""
     server._emulator.route("POST", "/asked", lambda _request: Reply(body=b"pong"))  # noqa: SLF001 - the tests' own
-    folder = tmp_path / "home" / "work" / ("a" * 32)
+    root = tmp_path / 'a "strange" \\folder\' é'
+    folder = root / "home" / "work" / ("a" * 32)
     folder.mkdir(parents=True)
-    script = tmp_path / "witness.cjs"
-    script.write_text(SCRIPT)
-    command = ["node", "--require", str(script), "-e", FETCHES, server.url]
-    said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    script = root / "witness.cjs"
+    env = {"PATH": os.environ["PATH"], "NODE_OPTIONS": write_script(script)}
+    said = json.loads(subprocess.run(["node", "-e", FETCHES, server.url], stdout=-1, check=True, env=env).stdout)
     (request,) = server._emulator.log  # noqa: SLF001 - the tests' own
-    assert ["pong", NOT_SENT, NOT_SENT, NOT_SENT] == said
+    assert ["pong", *[NOT_SENT] * 6] == said
     assert (b"ours", False) == (request.body, "x-dispatch-call" in request.headers)
     assert (Heard(requests=1, status=200), b"pong") == (read_heard(folder), (folder / "body").read_bytes())
 
@@ -620,8 +627,9 @@ async def test_a_process_that_does_not_cancel_is_replaced(
     client = fake(f"{GREETS}    if method == 'session/prompt': heard(work)")
     await client.prepare("hello")
     first = processes(temporary)
+    started_at = time.monotonic()
     result = await client.execute("hello", timeout_s=0.5)
-    await client.prepare("hello")
+    assert 0.5 <= time.monotonic() - started_at < 1.5
     assert ("timeout", "provider") == (result.error_type, result.usage_source)
     assert await eventually(lambda: not alive(first))
 
@@ -637,3 +645,160 @@ async def test_the_key_is_in_no_message(fake: Callable[[str], WarmGeminiClient])
     result = await client.execute("hello")
     assert ("permission", 403) == (result.error_type, result.status_code)
     assert CANARY not in result.model_dump_json()
+
+
+LOST = "    if method == 'session/prompt': {}; time.sleep(600)\n"
+SENT = "open(os.path.join(work, 'sent'), 'w').write('.')"
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["os.close(1)", "os.close(0)", "print('x' * 2**26, flush=True)", "os.kill(os.getpid(), 9)"],
+    ids=["says nothing more", "hears nothing more", "a line without end", "killed"],
+)
+async def test_a_process_that_is_lost_ends_its_calls(
+    fake: Callable[[str], WarmGeminiClient], temporary: Path, lost: str
+) -> None:
+    """A process that cannot be spoken with any more ends its calls at once, and is followed by another."""
+    client = fake(GREETS + LOST.format(f"{SENT}; {lost}"))
+    await client.prepare("hello")
+    first = processes(temporary)
+    result = await client.execute("hello", timeout_s=30)
+    assert ("connection", "unknown", 1) == (result.error_type, result.usage_source, result.provider_requests)
+    assert await eventually(lambda: not alive(first))
+    await client.prepare("hello")
+    assert (1, None) == (len(processes(temporary)), client.why_not_kept)
+
+
+async def test_what_was_never_sent_was_not_billed(fake: Callable[[str], WarmGeminiClient]) -> None:
+    """A process that dies before the request leaves costs nothing, and that is known."""
+    result = await fake(GREETS + LOST.format("os.kill(os.getpid(), 9)")).execute("hello")
+    assert ("connection", "not_billed", 0) == (result.error_type, result.usage_source, result.provider_requests)
+
+
+async def test_neighbours_outlive_a_call_that_must_be_given_up(fake: Callable[[str], WarmGeminiClient]) -> None:
+    """A call that does not end when told to costs its process, once the others in it have ended."""
+    client = fake(
+        f"{GREETS}    if method == 'session/prompt': held.append((number, work))\n"
+        "    if method == 'session/cancel':\n"
+        "        time.sleep(0.7); heard(held[1][1]); says('pong', held[1][1]); say(id=held[1][0], result=done)\n"
+    )
+    await client.prepare("hello")
+    given_up, other = await asyncio.gather(client.execute("first", timeout_s=0.3), client.execute("second"))
+    assert ("timeout", "pong") == (given_up.error_type, other.response)
+    assert given_up.latency_ms < 1300
+
+
+@pytest.mark.parametrize("taken", ["home/.gemini/settings.json", "home/.gemini/.env", "home/.gemini", "."])
+async def test_without_its_lockdown_a_process_takes_no_call(
+    fake: Callable[[str], WarmGeminiClient], temporary: Path, taken: str
+) -> None:
+    """When somebody tidies the private folder up, the next call has a fresh one."""
+    client = fake(f"{GREETS}{TELLS_WHO}")
+    first = await client.execute("hello")
+    path = left_in(temporary)[0] / taken
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    second = await client.execute("hello")
+    assert (True, True, None) == (second.success, first.response != second.response, client.why_not_kept)
+
+
+@pytest.mark.parametrize("mode", [GeminiClient, WarmGeminiClient])
+async def test_no_place_for_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: type[GeminiClient]
+) -> None:
+    """A full or missing TMPDIR is a failure that says so and cost nothing."""
+    fake_cli(tmp_path, "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    client = mode(env={"PATH": str(tmp_path), "GEMINI_API_KEY": CANARY})
+    await client.prepare("hello")
+    result = await client.execute("hello")
+    assert ("other", "not_billed", 0) == (result.error_type, result.usage_source, result.provider_requests)
+    assert "TMPDIR" in str(result.error)
+
+
+HERE = "open(os.path.join(os.environ['HOME'], 'here'), 'w').close()"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [f"    {HERE}", f"{GREETS_ONLY}    else: {HERE}", f"{GREETS}    if method == 'session/prompt': {HERE}"],
+    ids=["it starts", "the session is made", "the prompt is sent"],
+)
+async def test_cancelling_while(fake: Callable[[str], WarmGeminiClient], temporary: Path, lines: str) -> None:
+    """A call ends soon after it is cancelled, whatever it waits for; closing then leaves nothing."""
+    client = fake(lines)
+    call = asyncio.create_task(client.execute("hello"))
+    assert await eventually(lambda: bool(list(temporary.rglob("here"))))
+    cancelled_at = time.monotonic()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await client.aclose()
+    assert time.monotonic() - cancelled_at < 3
+    assert ([], []) == (left_in(temporary), processes(temporary))
+
+
+async def test_event_loops_at_the_same_time(fake: Callable[[str], WarmGeminiClient]) -> None:
+    """Each event loop has a process of its own, and none ends another's."""
+    client = fake(f"{GREETS}{TELLS_WHO}")
+
+    async def who(*, last: bool) -> str:
+        result = await client.execute("hello")
+        if last:
+            await client.aclose()
+        return result.response
+
+    ours = await who(last=False)
+    others = await asyncio.to_thread(asyncio.run, who(last=True))
+    assert (ours, True) == (await who(last=False), others not in {ours, ""})
+
+
+FORKED = """
+import asyncio, os
+from clients.gemini_warm import WarmGeminiClient
+client = WarmGeminiClient(env=dict(os.environ))
+async def who():
+    return (await client.execute("hello")).response
+async def other():
+    print(await who(), flush=True)
+    await client.aclose()
+async def main():
+    first = await who()
+    if (child := os.fork()) == 0:
+        try:
+            asyncio._set_running_loop(None)
+            asyncio.new_event_loop().run_until_complete(other())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    print(first, await who(), sep="\\n")
+    await client.aclose()
+asyncio.run(main())
+"""
+
+
+def test_a_forked_process_has_one_of_its_own(tmp_path: Path, temporary: Path) -> None:
+    """A process that is forked off us uses, ends and removes nothing of ours."""
+    fake_cli(tmp_path, f"ANSWERS = ''\nBODY = {BODY!r}\n{FAKE}{GREETS}{TELLS_WHO}\n")
+    root = str(Path(__file__).parent.parent)
+    env = {"PATH": str(tmp_path), "GEMINI_API_KEY": CANARY, "TMPDIR": str(temporary), "PYTHONPATH": root}
+    ended = subprocess.run([sys.executable, "-c", FORKED], env=env, stdout=subprocess.PIPE, check=True)
+    child, first, second = ended.stdout.decode().split()
+    assert (True, second, []) == (child != first, first, left_in(temporary))
+
+
+async def test_an_interrupt_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
+    """Ctrl-C, which the terminal sends to the whole group, ends the command, and with it the kept CLI."""
+    fake_cli(tmp_path, f"ANSWERS = ''\nBODY = {BODY!r}\n{FAKE}{GREETS}    if method == 'session/prompt': {HERE}\n")
+    root = str(Path(__file__).parent.parent)
+    env = {"PATH": str(tmp_path), "GEMINI_API_KEY": CANARY, "TMPDIR": str(temporary), "PYTHONPATH": root}
+    command = [sys.executable, "-m", "ledger", "run", "--tier", "flash", "hello"]
+    process = subprocess.Popen(command, env=env, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - ended below
+    try:
+        assert await eventually(lambda: bool(list(temporary.rglob("here"))))
+        os.killpg(process.pid, signal.SIGINT)
+        assert await asyncio.to_thread(process.wait, 30) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert ([], []) == (left_in(temporary), processes(temporary))

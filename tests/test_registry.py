@@ -135,8 +135,8 @@ def test_entry_tells_a_tier() -> None:
 @pytest.mark.parametrize(
     ("provider", "concurrency", "settings"),
     [
-        ("gemini", 2, {"command": "gemini", "mode": "process"}),
-        ("anthropic", 16, {}),
+        ("gemini", 2, {"command": "gemini", "mode": "warm"}),
+        ("anthropic", 16, {"transport": "aiohttp"}),
         ("simulated", 64, {}),
         ("package.module:make", 8, {}),
         ("my.models:make", 3, {"rate": 0.5, "steps": [1, {"share": 0.25}], "on": True}),

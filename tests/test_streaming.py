@@ -7,11 +7,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from clients.anthropic import AnthropicClient
+from clients.anthropic_sdk import Transport
 from clients.base import ExecutionResult, Usage
 from clients.pieces import Pieces
 from clients.simulated import SimulatedClient
@@ -38,9 +39,9 @@ def server(emulator: Emulator) -> api.Anthropic:
     return api.Anthropic(emulator)
 
 
-@pytest.fixture
-async def client(server: api.Anthropic) -> AsyncIterator[AnthropicClient]:
-    made = AnthropicClient(api_key=KEY, base_url=server.url)
+@pytest.fixture(params=get_args(Transport))
+async def client(server: api.Anthropic, request: pytest.FixtureRequest) -> AsyncIterator[AnthropicClient]:
+    made = AnthropicClient(api_key=KEY, base_url=server.url, transport=request.param)
     await made.prepare("warm")
     yield made
     await made.aclose()

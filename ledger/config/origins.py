@@ -22,7 +22,7 @@ VARIABLES: Final = (*KEYS.values(), "GOOGLE_GEMINI_BASE_URL", "ANTHROPIC_BASE_UR
 
 HIDDEN: Final = "(hidden)"
 USER_AND_PASSWORD: Final = re.compile(r"(://[^/@:]*:).*@")
-PASSWORD_OPTION: Final = re.compile(r"([?&]password=)[^&]*", re.IGNORECASE)
+PASSWORD_OPTION: Final = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 # A foreign provider's settings are its own; a name like one of these may hold what nobody else should read.
 PRIVATE: Final = re.compile(r"key|token|secret|pass|auth|credential|cookie|header", re.IGNORECASE)
 

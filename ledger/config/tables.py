@@ -129,7 +129,7 @@ class ProviderTable(Table):
     """A provider's limits and what its clients are made with."""
 
     concurrency: Concurrency = 8
-    """Calls at once, in one process."""
+    """Calls at once, over all processes that share the ledger."""
 
     def settings(self) -> dict[str, Any]:
         """Return what the provider's clients are made with: everything but ``concurrency``."""
@@ -140,14 +140,16 @@ class GeminiTable(ProviderTable):
     """``[providers.gemini]``: the CLI."""
 
     command: Annotated[str, values.text("a command", most=1024, blanks=True)] = "gemini"
-    mode: Annotated[Literal["process", "warm"], values.choice("process", "warm")] = "process"
+    mode: Annotated[Literal["process", "warm"], values.choice("process", "warm")] = "warm"
     """A process a call, or one that is kept for many."""
     concurrency: Concurrency = 2
 
 
 class AnthropicTable(ProviderTable):
-    """``[providers.anthropic]``."""
+    """``[providers.anthropic]``: the SDK."""
 
+    transport: Annotated[Literal["aiohttp", "httpx"], values.choice("aiohttp", "httpx")] = "aiohttp"
+    """What carries its requests; httpx where aiohttp is not installed or the environment names a proxy."""
     concurrency: Concurrency = 16
 
 

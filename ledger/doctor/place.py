@@ -13,6 +13,7 @@ from ledger.config.origins import without_password
 from ledger.doctor.findings import Finding
 from ledger.errors import DispatchError, LedgerMissing
 from ledger.store.opening import open_store, parse_url
+from ledger.store.postgres_url import PostgresUrl
 
 __all__ = ["Place", "look"]
 
@@ -37,11 +38,14 @@ async def look(url: str, now_ms: Callable[[], int]) -> Place:
         path = parse_url(url)
     except DispatchError as error:
         return Place((Finding("ledger", "stop", str(error), "name another place by --ledger"),))
-    around = (*_permissions(path), *_room(path))
+    # On a server those are its own.
+    around = (*_permissions(path), *_room(path)) if isinstance(path, Path) else ()
     shown = without_password(url)
     try:
         store = await open_store(url, create=False, now_ms=now_ms)
-    except LedgerMissing:
+    except LedgerMissing as missing:
+        if isinstance(path, PostgresUrl):
+            return Place((Finding("ledger", "note", str(missing)),))
         if not path.parent.is_dir():
             said = f"there is no ledger at {shown}, nor its folder"
             return Place((Finding("ledger", "stop", said, f"mkdir -p {path.parent}, or name another place"),))

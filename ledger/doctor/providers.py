@@ -38,6 +38,10 @@ class Probed:
     result: ExecutionResult
     sent: tuple[Sent, ...]
     seconds: float
+    kept: bool = False
+    """By a process for many calls."""
+    why_not_kept: str | None = None
+    """What kept such a process, which was wanted, from taking the call."""
 
     @property
     def rewritten(self) -> str | None:
@@ -48,8 +52,11 @@ class Probed:
 
 async def unready(entry: Entry, registry: ModelRegistry) -> str | None:
     """Say what keeps a tier's own provider from being called, None if nothing does."""
+    settings = registry.settings(entry.provider)
+    if entry.provider == "gemini":
+        settings = {**settings, "mode": "process"}  # which needs the same, and starts nothing
     try:
-        client = build_client(entry.provider, entry.model, registry.settings(entry.provider))
+        client = build_client(entry.provider, entry.model, settings)
     except (DispatchError, ValueError) as error:
         return str(error)
     try:
@@ -96,7 +103,10 @@ async def probe_gemini(models: Sequence[str], settings: Mapping[str, Any]) -> tu
                 result = await client.execute(PROMPT, LIMIT, system=SYSTEM, timeout_s=PROBE_TIMEOUT_S)
             finally:
                 await _closed(client)
-            return Probed(result.model, result, tuple(port.sent), time.monotonic() - started_at)
+            seconds = time.monotonic() - started_at
+            why_not = getattr(client, "why_not_kept", None)
+            kept = settings.get("mode") == "warm" and why_not is None
+            return Probed(result.model, result, tuple(port.sent), seconds, kept, why_not)
 
     try:
         probed = tuple(await asyncio.gather(*map(probe, models)))
@@ -121,7 +131,15 @@ def _lockdown(probed: Sequence[Probed]) -> Finding:
             return Finding("gemini", "warning", f"{name} does not give its answer: {one.result.error}", UPGRADE)
     seconds = max((one.seconds for one in probed), default=0.0)
     said = f"{name} keeps to the lock-down: one request, no tools, the texts as they are"
-    return Finding("gemini", "ok", f"{said}; the first call costs {seconds:.1f} s beside the model's own time")
+    costs = f"costs {seconds:.1f} s beside the model's own time"
+    for one in probed:
+        if one.why_not_kept is not None:
+            why = f"but it cannot be kept warm, so each call {costs}: {one.why_not_kept}"
+            return Finding(
+                "gemini", "warning", f"{said}; {why}", f'{UPGRADE}, or write providers.gemini.mode = "process"'
+            )
+    which = "the first call of a process, which is then kept for many," if probed and probed[0].kept else "each call"
+    return Finding("gemini", "ok", f"{said}; {which} {costs}")
 
 
 def tell_models(

@@ -8,70 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from ledger.envelope import FIRST_PREV_HASH, Append, NewEvent, Payload
+from ledger.envelope import FIRST_PREV_HASH, Append, Payload
 from ledger.errors import EventInvalid, LedgerError, VersionConflict
 from ledger.store.projection import project_stream
 from ledger.store.protocol import KeyTaken, Projected, Store, TaskQuery
-from ledger.system_events import BreakerClosed
+from tests.contracts.appends import Clock, submission, task, tick, ticks, whole
+from tests.contracts.workers_contract import WorkersContract
 from tests.histories import START_MS, History, request, step
 
 __all__ = ["Clock", "StoreContract", "submission", "task", "tick", "whole"]
 
 
-class Clock:
-    """A wall clock that stands still, or is set."""
-
-    def __init__(self) -> None:
-        self.now_ms = START_MS
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
-def tick(stream: str, number: int, *, mark: str = "") -> NewEvent:
-    """Make a small event of a stream that is no task; its id is the stream's and the number."""
-    return NewEvent(f"{stream}/{number}", BreakerClosed(provider="p", model="m", trial_event_id=mark), "system")
-
-
-def ticks(stream: str, expected_version: int, count: int = 1, *, mark: str = "") -> Append:
-    """Make an append of small events."""
-    numbers = range(expected_version + 1, expected_version + 1 + count)
-    return Append(stream, expected_version, tuple(tick(stream, number, mark=mark) for number in numbers))
-
-
-def whole(task_id: str, history: History, *, after: int = 0) -> Append:
-    """Make an append of a history's events, from the one after a version on."""
-    events = tuple(
-        NewEvent(f"{task_id}/{version}", event, "system")
-        for version, event in enumerate(history.events, 1)
-        if version > after
-    )
-    return Append(task_id, after, events)
-
-
-def submission(task_id: str, **changes: Any) -> Append:
-    """Make a task's first append."""
-    return whole(task_id, History(request(**changes)))
-
-
-def task(task_id: str) -> Append:
-    """Make the append of a whole task that fell back, was judged, and has labels."""
-    history = History(
-        request(
-            route=(step("flash", 1), step("haiku", 1)),
-            judge=(step("sonnet", 1),),
-            labels={"team": "a", "app": task_id},
-        )
-    )
-    history.start().fail().start().succeed(cost_nano_usd=5).start().judge(passed=True)
-    return whole(task_id, history)
-
-
-class StoreContract:
+class StoreContract(WorkersContract):
     """The suite."""
 
     async def test_a_new_ledger_is_empty(self, store: Store) -> None:

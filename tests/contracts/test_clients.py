@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, get_args
 
 import pytest
+import pytest_asyncio
 
 from clients.anthropic import AnthropicClient
+from clients.anthropic_sdk import Transport
 from clients.base import ExecutionResult, ModelClient
 from clients.gemini import GeminiClient
+from clients.gemini_warm import WarmGeminiClient
 from clients.simulated import SimulatedClient
 from tests.contracts.client_contract import (
     ClientContract,
@@ -93,10 +96,10 @@ class AnthropicStage:
         "hang": api.hang(),
     }
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(self, emulator: Emulator, transport: Transport) -> None:
         self._emulator = emulator
         self._server = api.Anthropic(emulator)
-        self.client: ModelClient = AnthropicClient(api_key="sk-contract", base_url=emulator.url)
+        self.client: ModelClient = AnthropicClient(api_key="sk-contract", base_url=emulator.url, transport=transport)
 
     def play(self, *plays: Play) -> None:
         self._server.script(*(self.steps[play] for play in plays))
@@ -118,8 +121,9 @@ class AnthropicStage:
 
 
 class GeminiStage:
-    """The real Gemini CLI against the emulator."""
+    """The real Gemini CLI against the emulator, a process a call."""
 
+    make: Callable[..., ModelClient] = GeminiClient
     timeout_s = 60.0
     silence_s = 8.0
     steps: dict[Play, google.Step] = {  # noqa: RUF012 - a table, never changed
@@ -140,7 +144,7 @@ class GeminiStage:
             "GEMINI_API_KEY": "contract-key",
             "GOOGLE_GEMINI_BASE_URL": emulator.url,
         }
-        self.client: ModelClient = GeminiClient(env=env)
+        self.client: ModelClient = self.make(env=env)
 
     def play(self, *plays: Play) -> None:
         self._server.script(*(self.steps[play] for play in plays))
@@ -153,6 +157,24 @@ class GeminiStage:
 
     async def until_called(self) -> None:
         assert await asyncio.to_thread(self._emulator.wait_for, 1, 60)
+
+
+class WarmGeminiStage(GeminiStage):
+    """The real Gemini CLI, kept for all the tests."""
+
+    make = WarmGeminiClient
+    silence_s = 1.0  # the contract makes it ready before
+
+    def forget(self) -> None:
+        """Begin anew, with the same client."""
+        self._server = google.Google(self._emulator)
+        self._emulator.log.clear()
+
+    def prompts(self) -> list[str]:
+        return [google.prompt_of(request.json()) for request in self._server.requests]
+
+    def systems(self) -> list[str | None]:
+        return [google.system_of(request.json()) for request in self._server.requests]
 
 
 class TestSimulatedClient(ClientContract, StreamContract):
@@ -168,10 +190,10 @@ class TestSimulatedClient(ClientContract, StreamContract):
 
 
 class TestAnthropicClient(WireContract, StreamContract):
-    @pytest.fixture
-    async def wire(self) -> AsyncIterator[AnthropicStage]:
+    @pytest.fixture(params=get_args(Transport))
+    async def wire(self, request: pytest.FixtureRequest) -> AsyncIterator[AnthropicStage]:
         with Emulator() as emulator:
-            played = AnthropicStage(emulator)
+            played = AnthropicStage(emulator, request.param)
             await played.client.prepare("imports the SDK")
             yield played
             await played.client.aclose()
@@ -185,6 +207,33 @@ class TestAnthropicClient(WireContract, StreamContract):
         return wire
 
 
+@pytest_asyncio.fixture(scope="class", loop_scope="class")
+async def kept() -> AsyncIterator[WarmGeminiStage]:
+    """Play all of a class's tests with one process."""
+    with Emulator() as emulator:
+        played = WarmGeminiStage(emulator)
+        yield played
+        await played.client.aclose()
+
+
+@pytest.mark.gemini_cli
+@pytest.mark.asyncio(loop_scope="class")
+class TestWarmGeminiClient(WireContract, StreamContract):
+    @pytest.fixture
+    def wire(self, kept: WarmGeminiStage) -> WarmGeminiStage:
+        kept.forget()
+        return kept
+
+    @pytest.fixture
+    def stage(self, wire: WireStage) -> Stage:
+        return wire
+
+    @pytest.fixture
+    def streaming(self, wire: WarmGeminiStage) -> StreamStage:
+        return wire
+
+
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 class TestGeminiClient(ClientContract, StreamContract):
     @pytest.fixture

@@ -12,15 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.envelope import Append, NewEvent, Payload
+from ledger.envelope import Append, Limit, NewEvent, Payload
 from ledger.errors import DispatchError
 from ledger.store.memory import MemoryStore
 from ledger.store.opening import open_sqlite
+from ledger.store.postgres_opening import open_postgres
+from ledger.store.postgres_url import PostgresUrl
 from ledger.store.projection import project_stream
 from ledger.store.protocol import Store, TaskQuery
 from tests import anything
+from tests.contracts.appends import transactions
 from tests.contracts.store_contract import Clock, StoreContract
+from tests.histories import WORKER
 from tests.ledgers import fresh_ledger
+from tests.postgres_server import database
 from tests.walks import Walk, histories
 
 
@@ -36,6 +41,15 @@ class TestMemory(StoreContract):
         store = MemoryStore(now_ms=clock)
         yield store
         await store.aclose()
+
+
+class TestPostgres(StoreContract):
+    @pytest.fixture
+    async def store(self, clock: Clock) -> AsyncIterator[Store]:
+        async with database() as url:
+            store = await open_postgres(PostgresUrl.parse(url), create=False, now_ms=clock)
+            yield store
+            await store.aclose()
 
 
 class TestSqlite(StoreContract):
@@ -61,7 +75,29 @@ appends = st.builds(
     ),
     st.lists(st.sampled_from("pq"), max_size=1).map(lambda slots: tuple(Payload(slot, b"s", b"c") for slot in slots)),
     st.none() | st.sampled_from([b"k" * 32, b"l" * 32]),
+    st.lists(
+        st.builds(
+            Limit,
+            st.sampled_from(["simulated", ""]),
+            st.integers(0, 2),
+            st.sampled_from([None, "flash", "haiku", ""]),
+            st.sampled_from([0, 10**9]),
+        ),
+        max_size=2,
+    ).map(tuple),
 )
+some_workers = st.sampled_from(["v", "w", WORKER])
+some_owners = st.lists(st.sampled_from([None, "v", WORKER, "nobody"]), max_size=3)
+questions = st.one_of(
+    st.tuples(st.just("beat"), some_workers),
+    st.tuples(st.just("leave"), some_workers),
+    st.tuples(st.just("claim"), some_workers, some_owners, st.integers(0, 4), st.sampled_from([1, 30_000, 10**6])),
+    st.tuples(st.just("unclaim"), some_workers, st.lists(task_ids, max_size=2)),
+    st.tuples(st.just("ended_attempts"), st.just("simulated"), st.sampled_from(["flash", "haiku"]), st.integers(0, 4)),
+    st.tuples(st.just("workers")),
+    st.tuples(st.just("owners")),
+)
+jumps_ms = st.sampled_from([0, 1, 900, 30_000, -900, -61_000, -86_400_000, 86_400_000])
 
 
 async def fate(store: Store, append: Append) -> Any:
@@ -113,6 +149,34 @@ class TestAlike:
 
         asyncio.run(compare())
 
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(walks=st.tuples(histories(6), histories(6), histories(6)), drawn=st.data())
+    def test_workers_are_told_the_same(self, tmp_path: Path, walks: Sequence[Walk], drawn: st.DataObject) -> None:
+        """Whatever workers ask while any histories grow and the clock jumps."""
+        growing = {task_id: transactions(task_id, walk) for task_id, walk in zip("abc", walks, strict=True)}
+        turns = [task_id for task_id, walk in zip("abc", walks, strict=True) for _ in walk.groups]
+
+        async def compare() -> None:
+            clock = Clock()
+            memory, sqlite = (
+                MemoryStore(now_ms=clock),
+                await open_sqlite(fresh_ledger(tmp_path), create=False, now_ms=clock),
+            )
+            try:
+                for task_id in drawn.draw(st.permutations(turns)):
+                    clock.now_ms += drawn.draw(jumps_ms)
+                    append = next(growing[task_id])
+                    assert await memory.append(append) == await sqlite.append(append)
+                    for name, *arguments in drawn.draw(st.lists(questions, max_size=3)):
+                        told = [await getattr(store, name)(*arguments) for store in (memory, sqlite)]
+                        assert told[0] == told[1]
+                for task_id in "abc":
+                    assert await memory.projected(task_id) == await sqlite.projected(task_id)
+            finally:
+                await sqlite.aclose()
+
+        asyncio.run(compare())
+
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(walk=histories())
     def test_rows_of_any_history(self, tmp_path: Path, walk: Walk) -> None:
@@ -121,11 +185,8 @@ class TestAlike:
         async def compare() -> None:
             store = await open_sqlite(fresh_ledger(tmp_path), create=False, now_ms=Clock())
             try:
-                version = 0
-                for group in walk.groups:
-                    news = tuple(NewEvent(f"{version + n}", event, "system") for n, event in enumerate(group, 1))
-                    stream = await store.append(Append("t", version, news))
-                    version += len(group)
+                for append in transactions("t", walk):
+                    stream = await store.append(append)
                     assert project_stream(stream) == await store.projected("t")
             finally:
                 await store.aclose()
