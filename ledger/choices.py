@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from ledger import events as e
 from ledger.commands import Seen
-from ledger.errors import CommandRefused
+from ledger.decisions import handed_over, made, scheduled
 from ledger.evolve import evolve
-from ledger.parts import Answered, DecisionKind, Inputs
-from ledger.policy import ErrorClass, ErrorType, Policy, backoff_ms, error_class, policy_hash
+from ledger.policy import ErrorClass, ErrorType, backoff_ms, error_class
 from ledger.state import Given, Task, Undecided
 
-__all__ = ["choose", "made"]
+__all__ = ["choose"]
 
 EndKind = Literal["fail_fast", "exhausted"]
-
-
-def made(
-    decision: DecisionKind, reason: str, rule: str, policy: Policy, outcome: Answered | None, seen: Seen
-) -> dict[str, Any]:
-    """Return what every decision event holds.
-
-    Raises:
-        CommandRefused: the draw is wider than the policy's jitter.
-    """
-    if abs(seen.jitter_ppm) > policy.jitter_ppm:
-        raise CommandRefused(
-            "bad_inputs", f"a draw of {seen.jitter_ppm} ppm is beyond the policy's {policy.jitter_ppm}"
-        )
-    pinned = policy_hash(policy)
-    inputs = Inputs(
-        decided_at_ms=seen.at_ms,
-        jitter_ppm=seen.jitter_ppm,
-        outcome=outcome,
-        policy_hash=pinned,
-        decider=seen.decider,
-        brakes=seen.brakes,
-        budgets=seen.budgets,
-    )
-    return {"decision": decision, "reason": reason, "rule": rule, "policy_hash": pinned, "inputs": inputs}
 
 
 def choose(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
@@ -116,18 +90,7 @@ def _unless_spent(state: Undecided, seen: Seen, reason: str, wait_ms: int, rule:
     task = state.task
     if task.spent:
         return _end(state, seen, "exhausted", state.outcome.error_type or "worker_died", "attempts_spent")
-    decision = made("retry", reason, rule, task.submitted.policy, state.outcome, seen)
-    return (
-        e.RetryScheduled(
-            next_attempt=task.attempts + 1,
-            purpose=task.purpose,
-            step=task.step,
-            tier=task.at.tier,
-            wait_ms=wait_ms,
-            not_before_ms=seen.at_ms + wait_ms,
-            **decision,
-        ),
-    )
+    return (scheduled(task, wait_ms, seen, made("retry", reason, rule, task.submitted.policy, state.outcome, seen)),)
 
 
 def _onwards(state: Undecided, seen: Seen, otherwise: EndKind, rule: str) -> tuple[e.Event, ...]:
@@ -139,17 +102,7 @@ def _onwards(state: Undecided, seen: Seen, otherwise: EndKind, rule: str) -> tup
         return _end(state, seen, otherwise, error, rule)
     if task.spent:
         return _end(state, seen, "exhausted", error, "attempts_spent")
-    decision = made("fallback", error, rule, task.submitted.policy, state.outcome, seen)
-    return (
-        e.FallbackSelected(
-            purpose=task.purpose,
-            from_step=task.step,
-            to_step=to_step,
-            from_tier=task.at.tier,
-            to_tier=task.steps[to_step - 1].tier,
-            **decision,
-        ),
-    )
+    return (handed_over(task, to_step, made("fallback", error, rule, task.submitted.policy, state.outcome, seen)),)
 
 
 def _end(state: Undecided, seen: Seen, kind: EndKind, error: ErrorType, rule: str) -> tuple[e.Event, ...]:

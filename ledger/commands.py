@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ledger import events as e
 from ledger.parts import BrakeSeen, BudgetSeen
 
-__all__ = ["Cancel", "Choose", "Command", "Orphan", "Record", "Release", "Seen", "Settle", "Start", "Submit"]
+__all__ = ["Brake", "Cancel", "Choose", "Command", "Orphan", "Record", "Release", "Seen", "Settle", "Start", "Submit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,13 @@ class Choose:
 
 
 @dataclass(frozen=True, slots=True)
+class Brake:
+    """Keep off a step that nothing was tried on, as long as an open breaker that was seen stands before it."""
+
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Let a held task go on."""
 
@@ -86,4 +93,4 @@ class Cancel:
     seen: Seen
 
 
-Command = Submit | Start | Record | Orphan | Settle | Choose | Release | Cancel
+Command = Submit | Start | Record | Orphan | Settle | Choose | Brake | Release | Cancel

@@ -10,14 +10,18 @@ from typing import Final, assert_never
 
 from ledger import commands as c
 from ledger import events as e
-from ledger.choices import choose, made
+from ledger.choices import choose
+from ledger.decisions import handed_over, made, scheduled
 from ledger.errors import CommandRefused
 from ledger.evolve import fold
 from ledger.parts import Outcome
-from ledger.state import Absent, Ended, Held, Running, State, Task, Undecided, Waiting
+from ledger.policy import Step
+from ledger.state import Absent, Ended, Held, Ready, Running, State, Task, Undecided, Waiting
 
-__all__ = ["DECIDER", "DECIDERS", "decide"]
+__all__ = ["BRAKED", "DECIDER", "DECIDERS", "decide"]
 
+BRAKED: Final = "breaker_open"
+"""The reason and the rule of a decision that answers no outcome but a breaker that was seen."""
 DECIDER: Final = 1
 """The version of the rules that new decisions are made by."""
 DECIDERS: Final = frozenset({1})
@@ -47,6 +51,8 @@ def decide(state: State, command: c.Command) -> tuple[e.Event, ...]:
             return _settle(state, command)
         case c.Choose():
             return _then(state, (), command.seen)
+        case c.Brake():
+            return _brake(state, command)
         case c.Release():
             return _release(state, command)
         case c.Cancel():
@@ -144,6 +150,32 @@ def _settle(state: State, command: c.Settle) -> tuple[e.Event, ...]:
     if loose is None or (command.settled.via == "late" and not loose.orphaned):
         return ()
     return _then(state, (command.settled,), command.seen)
+
+
+def _brake(state: State, command: c.Brake) -> tuple[e.Event, ...]:
+    """Keep the task off its step, if it was about to make its first attempt there; no attempt is spent."""
+    task = _task(state)
+    about_to = isinstance(state, Ready) or (isinstance(state, Waiting) and state.due(command.seen.at_ms))
+    return _kept_off(task, command.seen) if about_to and not task.made and not task.spent else ()
+
+
+def _kept_off(task: Task, seen: c.Seen) -> tuple[e.Event, ...]:
+    """Return what an open breaker of the task's step leads to: the next step that none was seen of, else a wait."""
+    until_ms = _braked(task.at, seen)
+    if until_ms is None:
+        return ()
+    steps = range(task.step + 1, task.last_step + 1)
+    to_step = next((step for step in steps if _braked(task.steps[step - 1], seen) is None), None)
+    decision = made("retry" if to_step is None else "fallback", BRAKED, BRAKED, task.submitted.policy, None, seen)
+    if to_step is None:
+        return (scheduled(task, until_ms - seen.at_ms, seen, decision),)
+    return (handed_over(task, to_step, decision),)
+
+
+def _braked(step: Step, seen: c.Seen) -> int | None:
+    """Return until when a step's provider and model are left alone; None where nothing that was seen says so."""
+    mine = (brake for brake in seen.brakes if (brake.provider, brake.model) == (step.provider, step.model))
+    return max((brake.until_ms for brake in mine if brake.until_ms > seen.at_ms), default=None)
 
 
 def _release(state: State, command: c.Release) -> tuple[e.Event, ...]:

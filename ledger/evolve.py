@@ -32,7 +32,7 @@ def evolve(state: State, event: e.Event) -> State:
     task = state.task
     match event:
         case e.AttemptStarted():
-            return Running(replace(task, attempts=event.attempt, fence=event.fence, worker=event.worker), event)
+            return Running(_claimed(task, event), event)
         case e.AttemptSucceeded() | e.AttemptFailed() | e.AttemptOrphaned():
             if isinstance(state, Running) and state.started.attempt == event.attempt:
                 return _ended_attempt(task, state.started.purpose, event)
@@ -50,7 +50,7 @@ def evolve(state: State, event: e.Event) -> State:
         case e.TaskHeld():
             return Held(task)
         case e.TaskReleased():
-            return Ready(task)
+            return Ready(task._replace(owner=None))
         case e.TaskSucceeded() | e.TaskFailed() | e.TaskCancelled():
             return Ended(task, event)
         case _:
@@ -58,12 +58,19 @@ def evolve(state: State, event: e.Event) -> State:
 
 
 def _submitted(event: e.TaskSubmitted) -> State:
-    return Ready(Task(submitted=event, purpose="validate" if event.kind == "validation" else "generate", step=1))
+    purpose: Purpose = "validate" if event.kind == "validation" else "generate"
+    return Ready(Task(submitted=event, purpose=purpose, step=1, owner=event.owner))
+
+
+def _claimed(task: Task, event: e.AttemptStarted) -> Task:
+    return task._replace(
+        attempts=event.attempt, made=task.made + 1, fence=event.fence, worker=event.worker, owner=event.worker
+    )
 
 
 def _moved(state: Known, purpose: Purpose, step: int) -> State:
     """Go to a step with nothing tried there; one that is not on the map leads nowhere."""
-    moved = replace(state.task, purpose=purpose, step=step, tries=0, errors=())
+    moved = state.task._replace(purpose=purpose, step=step, tries=0, errors=(), made=0)
     return Ready(moved) if step <= len(moved.steps) else state
 
 
@@ -79,17 +86,17 @@ def _ended_attempt(
     match event:
         case e.AttemptOrphaned():
             answered = Answered(event="attempt.orphaned", attempt=event.attempt, error_type=None)
-            return _or_late(Undecided(replace(task, orphans=task.orphans + 1, loose=loose), answered))
+            return _or_late(Undecided(task._replace(orphans=task.orphans + 1, loose=loose), answered))
         case e.AttemptFailed():
             answered = Answered(event="attempt.failed", attempt=event.attempt, error_type=event.error_type)
             if event.error_type == "interrupted":
-                task = replace(task, loose=loose)
+                task = task._replace(loose=loose)
             else:
                 errors = (*task.errors, event.error_type)
-                task = replace(task, tries=task.tries + 1, errors=errors, orphans=0, loose=loose)
+                task = task._replace(tries=task.tries + 1, errors=errors, orphans=0, loose=loose)
             return _or_late(Undecided(task, answered, event.retryable, event.retry_after_ms))
         case e.AttemptSucceeded():
-            task = replace(task, tries=task.tries + 1, orphans=0, late=None, loose=loose)
+            task = task._replace(tries=task.tries + 1, orphans=0, late=None, loose=loose)
             answered = Answered(event="attempt.succeeded", attempt=event.attempt, error_type=None)
             return Undecided(task, answered) if purpose == "validate" else _answered(task, task.step, answered)
 
@@ -100,13 +107,13 @@ def _or_late(state: Undecided) -> State:
     if late is None:
         return state
     answered = Answered(event="attempt.settled", attempt=late.attempt, error_type=None)
-    return _answered(replace(state.task, late=None), late.step, answered)
+    return _answered(state.task._replace(late=None), late.step, answered)
 
 
 def _answered(task: Task, step: int, outcome: Answered) -> State:
     """Go on to the judge where there is one, and an attempt left to ask with."""
     if outcome.attempt is not None:
-        task = replace(task, answer=Given(outcome.attempt, step))
+        task = task._replace(answer=Given(outcome.attempt, step))
     undecided = Undecided(task, outcome)
     return _moved(undecided, "validate", 1) if task.submitted.judge and not task.spent else undecided
 
@@ -130,15 +137,15 @@ def _settled(state: Known, event: e.AttemptSettled) -> State:
     if loose is None:
         return state
     open_still = (loose._replace(orphaned=False),) if event.via == "late" and event.cost_nano_usd is None else ()
-    task = replace(state.task, loose=(*(other for other in state.task.loose if other != loose), *open_still))
+    task = state.task._replace(loose=(*(other for other in state.task.loose if other != loose), *open_still))
     answers = loose.orphaned and event.outcome == "succeeded" and event.response_digest is not None
     wanted = loose.purpose == task.purpose == "generate" and (task.answer is None or loose.step == task.step)
     if isinstance(state, Ended):
         return replace(state, task=task)
     if event.via == "late" and event.error_type != "interrupted":
-        task = replace(task, orphans=0)
+        task = task._replace(orphans=0)
     if answers and wanted and isinstance(state, Running):
-        return replace(state, task=replace(task, late=Given(event.attempt, loose.step)))
+        return replace(state, task=task._replace(late=Given(event.attempt, loose.step)))
     if answers and wanted and isinstance(state, Ready | Waiting | Held):
         return _answered(task, loose.step, Answered(event="attempt.settled", attempt=event.attempt, error_type=None))
     return replace(state, task=task)

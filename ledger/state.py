@@ -17,6 +17,7 @@ from ledger.parts import Answered
 from ledger.policy import ErrorType, Purpose, Step
 
 __all__ = [
+    "CLOCK_SET_BACK_MS",
     "INITIAL",
     "Absent",
     "Ended",
@@ -51,9 +52,8 @@ class Given(NamedTuple):
     step: int
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What every state of a submitted task knows."""
+class Task(NamedTuple):
+    """What every state of a submitted task knows; a tuple, since each event makes a new one."""
 
     submitted: e.TaskSubmitted
     purpose: Purpose
@@ -66,8 +66,12 @@ class Task:
     """What those of these tries that failed ended with."""
     orphans: int = 0
     """In a row."""
+    made: int = 0
+    """Attempts of any end begun on this step since the task came to it; only a task with none can be braked."""
     fence: int = 0
     worker: str | None = None
+    owner: str | None = None
+    """Whose the task is: the submission's owner, then the newest attempt's worker; None where it is nobody's."""
     answer: Given | None = None
     """The newest answer of a generating attempt."""
     late: Given | None = None
@@ -106,8 +110,12 @@ class Task:
     @property
     def next_step(self) -> int | None:
         """Where a fallback goes; the ladder is for verdicts only, and nothing leads backwards."""
-        end = len(self.submitted.judge if self.purpose == "validate" else self.submitted.route)
-        return self.step + 1 if self.step < end else None
+        return self.step + 1 if self.step < self.last_step else None
+
+    @property
+    def last_step(self) -> int:
+        """Where fallbacks end."""
+        return len(self.submitted.judge if self.purpose == "validate" else self.submitted.route)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from ledger import commands as c
 from ledger import events as e
-from ledger.dispatch import decide
+from ledger.dispatch import BRAKED, decide
 from ledger.evolve import fold
-from ledger.parts import ByCaller, Decision, Inputs, Outcome
+from ledger.parts import BrakeSeen, ByCaller, Decision, Inputs, Outcome
 from ledger.policy import PPM, ErrorType, Limits, Policy, Step, Tier
 from ledger.state import INITIAL, Absent, Running, State, Task, Waiting
 
@@ -18,6 +18,7 @@ __all__ = [
     "START_MS",
     "WORKER",
     "History",
+    "brake",
     "failed",
     "orphaned",
     "policy",
@@ -96,6 +97,12 @@ def validation(**changes: Any) -> e.TaskRequest:
 def seen(at_ms: int = START_MS, jitter_ppm: int = 0) -> c.Seen:
     """Look at a clock and draw."""
     return c.Seen(at_ms=at_ms, jitter_ppm=jitter_ppm)
+
+
+def brake(at: Step | None = None, until_ms: int = START_MS + 5000, position: int = 7) -> BrakeSeen:
+    """See the breaker of a step's provider and model open, by default that of a generation's first step."""
+    at = at or step()
+    return BrakeSeen(provider=at.provider, model=at.model, until_ms=until_ms, position=position)
 
 
 def started(attempt: int = 1, at: Step | None = None, **changes: Any) -> e.AttemptStarted:
@@ -246,6 +253,15 @@ class History:
         self.do(c.Orphan(orphaned(state.started.attempt), self.seen()))
         return self
 
+    def brake(self, *brakes: BrakeSeen, for_ms: int = 5000) -> History:
+        """See breakers open, by default that of the task's step, as soon as the task is due."""
+        state = self.state
+        if isinstance(state, Waiting):
+            self.now_ms = max(self.now_ms, state.not_before_ms)
+        brakes = brakes or (brake(self.task.at, self.now_ms + for_ms),)
+        self.do(c.Brake(c.Seen(self.now_ms, brakes=brakes)))
+        return self
+
     def settle(self, attempt: int, **changes: Any) -> History:
         """Learn how an orphaned attempt had ended."""
         self.do(c.Settle(settled(attempt, **changes), self.seen()))
@@ -260,6 +276,8 @@ def seen_in(inputs: Inputs) -> c.Seen:
 def question(event: e.Event) -> c.Command | None:
     """Return the command that a decision answers, made from the recorded event alone; None for a fact."""
     match event:
+        case e.FallbackSelected() | e.RetryScheduled() if event.rule == BRAKED:
+            return c.Brake(seen_in(event.inputs))
         case e.TaskSubmitted():
             asked = e.TaskRequest(**{name: getattr(event, name) for name in e.TaskRequest.model_fields})
             return c.Submit(asked, seen_in(event.inputs))

@@ -12,13 +12,14 @@ from ledger import events as e
 from ledger.dispatch import DECIDER, DECIDERS, decide
 from ledger.errors import CommandRefused
 from ledger.parts import Answered, BrakeSeen, BudgetSeen, ByRule, ByScore, Decision
-from ledger.policy import PPM, ErrorType, backoff_ms
+from ledger.policy import PPM, ErrorType, Step, backoff_ms
 from ledger.state import INITIAL, Ended, Held, Ready, Running, Undecided, Waiting
 from tests.histories import (
     DIGEST,
     START_MS,
     WORKER,
     History,
+    brake,
     failed,
     orphaned,
     policy,
@@ -516,6 +517,7 @@ def test_what_a_state_does_not_allow(given: History, command: c.Command, why: st
         pytest.param(c.Settle(settled(), seen()), id="settle"),
         pytest.param(c.Release(seen()), id="release"),
         pytest.param(c.Cancel(seen()), id="cancel"),
+        pytest.param(c.Brake(seen()), id="brake"),
     ],
 )
 def test_a_task_begins_with_its_submission(command: c.Command) -> None:
@@ -1025,3 +1027,216 @@ def test_a_refused_budget_ends_the_task() -> None:
     assert ("fail_fast", "budget_refused", None) == (end.decision, end.error_type, end.attempt)
     assert end.inputs.outcome is not None
     assert ("budget.refused", None) == (end.inputs.outcome.event, end.inputs.outcome.attempt)
+
+
+KEPT_OFF = "breaker_open, breaker_open"
+
+
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [
+        pytest.param(History(), f"fallback flash to haiku: {KEPT_OFF}", id="there is a fallback"),
+        pytest.param(History(alone()), f"retry 1 on opus in 5000: {KEPT_OFF}", id="there is none"),
+        pytest.param(
+            History().start().fail("billing"), f"retry 2 on haiku in 5000: {KEPT_OFF}", id="the last step of a route"
+        ),
+        pytest.param(
+            History(judged()).start().succeed(), f"retry 2 on sonnet in 5000: {KEPT_OFF}", id="a judge stands alone"
+        ),
+        pytest.param(
+            History(judged(judge=(step("sonnet", 1), step("opus", 1)))).start().succeed(),
+            f"fallback sonnet to opus: {KEPT_OFF}",
+            id="a judge with a fallback",
+        ),
+        pytest.param(
+            History(judged()).start().succeed().start().judge(passed=False, escalate=True),
+            f"retry 3 on sonnet in 5000: {KEPT_OFF}",
+            id="a rung has no fallback",
+        ),
+        pytest.param(
+            History(judged()).start().succeed().start().judge(passed=False, escalate=True).start().succeed(),
+            f"retry 4 on sonnet in 5000: {KEPT_OFF}",
+            id="a judge who judged before, asked anew",
+        ),
+        pytest.param(History(validation()), f"retry 1 on sonnet in 5000: {KEPT_OFF}", id="a validation"),
+    ],
+)
+def test_what_an_open_breaker_leads_to(given: History, then: str) -> None:
+    """A task that has made no attempt on its step goes to the next one, else waits; the same sight changes no more."""
+    seen_brakes = c.Seen(given.now_ms, brakes=(brake(given.task.at, given.now_ms + 5000),))
+    attempts, before = given.task.attempts, given.state
+    (decided,) = given.do(c.Brake(seen_brakes))
+    assert [then] == told([decided])
+    assert isinstance(decided, e.FallbackSelected | e.RetryScheduled)
+    assert (None, seen_brakes.brakes) == (decided.inputs.outcome, decided.inputs.brakes)
+    assert attempts == given.task.attempts
+    assert () == given.do(c.Brake(seen_brakes))
+    assert (decided,) == decide(before, c.Brake(seen_in(decided.inputs)))
+
+
+def test_a_wait_for_a_breaker_ends_with_it() -> None:
+    """The attempt may start at the instant that was seen, and then has all its tries."""
+    history = History(alone()).brake()
+    assert isinstance(history.state, Waiting)
+    assert START_MS + 5000 == history.state.not_before_ms
+    early = c.Start(started(1, step("opus", 3)), START_MS + 4999)
+    assert "not_due" == refused(history, early)
+    history.start().fail()
+    assert f"retry 2 on opus in 1000: overloaded, {RETRY}" == told(history.events)[-1]
+
+
+def test_a_breaker_that_opened_again_is_waited_for_again() -> None:
+    """As long as nothing was tried; no number and no try is spent by it."""
+    history = History(alone()).brake().brake(for_ms=10_000).brake(for_ms=20_000)
+    waits = [event.wait_ms for event in history.events if isinstance(event, e.RetryScheduled)]
+    assert ([5000, 10_000, 20_000], 0, 0) == (waits, history.task.attempts, history.task.tries)
+    assert 1 == history.start().task.attempts
+
+
+def test_a_wait_is_not_made_longer_before_it_is_over() -> None:
+    """Who looks early changes nothing."""
+    history = History(alone()).brake()
+    assert () == history.do(c.Brake(c.Seen(START_MS + 4999, brakes=(brake(step("opus"), START_MS + 60_000),))))
+    again = c.Seen(START_MS + 5000, brakes=(brake(step("opus"), START_MS + 60_000),))
+    assert [f"retry 1 on opus in 55000: {KEPT_OFF}"] == told(history.do(c.Brake(again)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(History().start().fail(), id="it failed here once"),
+        pytest.param(History().start().fail().start().fail(), id="it failed here twice"),
+        pytest.param(History().start().orphan(), id="a worker died over it here"),
+        pytest.param(History().start().fail("interrupted"), id="it was interrupted here"),
+        pytest.param(History(judged()).start().succeed().start().fail(), id="the judge failed once"),
+        pytest.param(History().start(), id="in flight"),
+        pytest.param(History(request(policy=policy(on_unknown="hold"))).start().orphan(), id="held"),
+        pytest.param(History().start().succeed(), id="finished"),
+        pytest.param(History().start().fail("invalid_request"), id="failed"),
+    ],
+)
+def test_a_task_that_has_begun_a_step_is_never_kept_off_it(given: History) -> None:
+    """Its own retries wait for their backoff and their retry-after, and for nothing else."""
+    now_ms = given.state.not_before_ms if isinstance(given.state, Waiting) else given.now_ms
+    sight = brake(given.task.at, now_ms + 5000)
+    assert () == given.do(c.Brake(c.Seen(now_ms, brakes=(sight,))))
+
+
+def test_a_task_that_a_person_let_go_on_is_not_kept_off_its_step() -> None:
+    """The orphan was an attempt on it."""
+    history = History(request(policy=policy(on_unknown="hold"))).start().orphan()
+    history.do(c.Release(history.seen()))
+    assert (1, ()) == (history.task.made, history.do(c.Brake(c.Seen(START_MS, brakes=(brake(),)))))
+
+
+@pytest.mark.parametrize(
+    "sight",
+    [
+        pytest.param((), id="none"),
+        pytest.param((brake(until_ms=START_MS),), id="one that is over"),
+        pytest.param((brake(step("haiku")),), id="another model's"),
+        pytest.param((brake(step("flash", provider="gemini")),), id="another provider's"),
+    ],
+)
+def test_only_an_open_breaker_of_the_step_keeps_a_task_off_it(sight: tuple[BrakeSeen, ...]) -> None:
+    """What was seen of others changes nothing."""
+    assert () == History().do(c.Brake(c.Seen(START_MS, brakes=sight)))
+
+
+@pytest.mark.parametrize(
+    ("route", "brakes", "then"),
+    [
+        pytest.param(
+            (step("flash"), step("haiku"), step("pro")),
+            (brake(), brake(step("haiku"))),
+            f"fallback flash to pro: {KEPT_OFF}",
+            id="a fallback that is known to be braked too",
+        ),
+        pytest.param(
+            (step("flash"), step("haiku", model="flash"), step("pro")),
+            (brake(),),
+            f"fallback flash to pro: {KEPT_OFF}",
+            id="a fallback to the same model",
+        ),
+        pytest.param(
+            (step("flash"), step("haiku", model="flash")),
+            (brake(), brake(until_ms=START_MS + 9000)),
+            f"retry 1 on flash in 9000: {KEPT_OFF}",
+            id="all of them braked",
+        ),
+    ],
+)
+def test_a_fallback_leads_where_no_breaker_was_seen(
+    route: tuple[Step, ...], brakes: tuple[BrakeSeen, ...], then: str
+) -> None:
+    """Else the same sight would move the task again."""
+    history = History(request(route=route))
+    command = c.Brake(c.Seen(START_MS, brakes=brakes))
+    assert [then] == told(history.do(command))
+    assert () == history.do(command)
+
+
+def test_a_late_answer_ends_a_wait_for_a_breaker() -> None:
+    """What was paid for is used."""
+    history = History().start().orphan().start().fail("billing").brake()
+    assert isinstance(history.state, Waiting)
+    history.settle(1)
+    assert "succeed with 1, accepted None: answered, answered" == told(history.events)[-1]
+
+
+def test_a_task_that_waits_for_a_breaker_is_called_off() -> None:
+    """As any other."""
+    history = History(alone()).brake()
+    assert ["cancel: requested, cancelled"] == told(history.do(c.Cancel(history.seen())))
+    assert () == history.do(c.Brake(c.Seen(START_MS + 9000, brakes=(brake(step("opus"), START_MS + 10_000),))))
+
+
+def test_a_clock_set_back_does_not_park_a_task_behind_a_breaker() -> None:
+    """The wait counts as over, and what is seen then is decided by the clock of then."""
+    history = History(alone()).brake()
+    back_ms = START_MS - 60_001
+    again = c.Brake(c.Seen(back_ms, brakes=(brake(step("opus"), back_ms + 100),)))
+    assert [f"retry 1 on opus in 100: {KEPT_OFF}"] == told(history.do(again))
+    assert () == history.do(again)
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        pytest.param(History(), 0, id="new"),
+        pytest.param(History().brake(), 0, id="kept off"),
+        pytest.param(History().start(), 1, id="in flight"),
+        pytest.param(History().start().orphan().start().fail("interrupted").start().fail(), 3, id="of every end"),
+        pytest.param(History().start().fail("billing"), 0, id="moved on"),
+        pytest.param(History().start().fail("billing").start(), 1, id="moved on, in flight"),
+        pytest.param(History(judged()).start().succeed(), 0, id="on to the judge"),
+        pytest.param(History(judged()).start().succeed().start().fail(), 1, id="the judge failed"),
+        pytest.param(History(judged()).start().succeed().start().judge(passed=False, escalate=True), 0, id="climbed"),
+    ],
+)
+def test_attempts_on_a_step_are_counted_from_its_beginning(given: History, made: int) -> None:
+    """Whatever came of them."""
+    assert made == given.task.made
+
+
+@pytest.mark.parametrize(
+    ("given", "owner"),
+    [
+        pytest.param(History(request(owner=WORKER)), WORKER, id="who submits and works on it"),
+        pytest.param(History(), None, id="submitted for anybody"),
+        pytest.param(History().start(), WORKER, id="who makes the attempt"),
+        pytest.param(History(request(owner=WORKER)).start(OTHER).fail(), OTHER, id="who made the newest attempt"),
+        pytest.param(History(request(owner=OTHER)).brake(), OTHER, id="a wait changes no owner"),
+    ],
+)
+def test_whose_a_task_is(given: History, owner: str | None) -> None:
+    """Its submitter's, if he works on it, then that of whoever tried it last."""
+    assert owner == given.task.owner
+
+
+def test_a_task_that_is_let_go_on_is_nobodys() -> None:
+    """Any worker may take it."""
+    history = History(request(owner=WORKER, policy=policy(on_unknown="hold"))).start().orphan()
+    history.do(c.Release(history.seen()))
+    assert [None, WORKER] == [history.task.owner, history.task.worker]
+    assert OTHER == history.start(OTHER).task.owner

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ledger import commands as c
 from ledger import events as e
-from ledger.dispatch import decide
+from ledger.dispatch import BRAKED, decide
 from ledger.errors import CommandRefused
 from ledger.evolve import evolve, fold
 from ledger.parts import Decision
@@ -25,6 +25,7 @@ from tests.histories import (
     START_MS,
     WORKER,
     History,
+    brake,
     failed,
     orphaned,
     policy,
@@ -64,6 +65,7 @@ KINDS = (
     *("start", "start", "start", "start", "start", "start", "start", "start"),
     *("fail", "fail", "fail", "fail", "fail", "answer", "answer", "answer", "orphan", "orphan", "orphan"),
     *("late", "late", "settle", "settle", "release", "release", "misfit", "stray", "again", "cancel"),
+    *("brake", "brake", "brake"),
 )
 ERRORS = (
     *get_args(ErrorType),
@@ -163,6 +165,11 @@ def command(history: History, move: Move) -> c.Command:
             return c.Release(seen)
         case "stray":
             return c.Orphan(orphaned(other), seen) if move.flag else c.Choose(seen)
+        case "brake":
+            if isinstance(history.state, Waiting) and move.other_flag:
+                history.now_ms = max(history.now_ms, history.state.not_before_ms)
+            sights = [brake(at, history.now_ms + move.wait_ms) for at in (task.at, *task.steps)]
+            return c.Brake(c.Seen(history.now_ms, move.jitter_ppm, brakes=tuple(sights[: move.attempt])))
         case "again":
             return c.Submit(e.TaskRequest(**{n: getattr(task.submitted, n) for n in e.TaskRequest.model_fields}), seen)
         case _:
@@ -254,6 +261,49 @@ def test_attempts_and_tries_keep_their_limits(asked: e.TaskRequest, moves: list[
 
 @LAW
 @given(**PLAYS)
+def test_only_a_task_that_has_not_begun_its_step_is_kept_off_it(asked: e.TaskRequest, moves: list[Move]) -> None:
+    """Counted by hand: attempts since the task came to its step, anew for a judge of each answer."""
+    here, judging = 0, asked.kind == "validation"
+    history = History(asked)
+    for event in history_of(asked, moves):
+        before, attempts = history.state, history.task.attempts
+        history.add(event)
+        if isinstance(event, Decision) and event.rule == BRAKED:
+            assert isinstance(before, Ready | Waiting)
+            assert (0, attempts) == (here, history.task.attempts)
+        moved = isinstance(event, e.FallbackSelected | e.EscalationSelected)
+        answered = not judging and history.task.purpose == "validate"
+        judging = history.task.purpose == "validate"
+        here = 0 if moved or answered else here + isinstance(event, e.AttemptStarted)
+        assert here == history.task.made
+
+
+@LAW
+@given(**PLAYS, sight=st.integers(0, 3))
+def test_any_state_can_be_asked_about_breakers(asked: e.TaskRequest, moves: list[Move], sight: int) -> None:
+    """Whoever saw one need not know what has become of the task: the answer is a move, a wait or nothing."""
+    for history, _ in played(asked, moves):
+        brakes = tuple(brake(at, history.now_ms + 1000) for at in history.task.steps[:sight])
+        state, command = history.state, c.Brake(c.Seen(history.now_ms, brakes=brakes))
+        decided = decide(state, command)
+        assert len(decided) <= 1
+        assert () == decide(fold(decided, state), command)
+
+
+@LAW
+@given(**PLAYS)
+def test_a_task_is_whose_it_was_last(asked: e.TaskRequest, moves: list[Move]) -> None:
+    """The newest attempt's worker's, until a person lets it go on."""
+    events = history_of(asked.model_copy(update={"owner": OTHER}), moves)
+    owners: list[str | None] = [OTHER]
+    for event in events:
+        owners += [event.worker] if isinstance(event, e.AttemptStarted) else []
+        owners += [None] if isinstance(event, e.TaskReleased) else []
+    assert owners[-1] == History.of(events).task.owner
+
+
+@LAW
+@given(**PLAYS)
 def test_every_attempt_ends_once_and_alone(asked: e.TaskRequest, moves: list[Move]) -> None:
     """One call is in flight at a time, under a fence that never falls; each start has at most one end."""
     running, fence = None, 0
@@ -282,7 +332,7 @@ def test_a_finished_task_never_changes(asked: e.TaskRequest, moves: list[Move]) 
 def told_of(state: State) -> dict[str, Any]:
     """Return everything of a finished state but its open accounts."""
     assert isinstance(state, Ended)
-    known = {name: getattr(state.task, name) for name in state.task.__slots__ if name != "loose"}
+    known = {name: value for name, value in state.task._asdict().items() if name != "loose"}
     return {**known, "end": state.end}
 
 

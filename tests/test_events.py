@@ -360,10 +360,13 @@ def test_how_deep_a_value_may_be() -> None:
 
 
 def test_digests_are_the_standard_ones() -> None:
-    """SHA-256 of the canonical bytes; HMAC-SHA-256 (the second test case of RFC 4231) under a salt."""
+    """SHA-256 of the canonical bytes; HMAC-SHA-256 (the second and sixth test case of RFC 4231) under a salt."""
     assert hashlib.sha256(b'{"a":[],"b":1}').hexdigest() == digest_of({"b": 1, "a": ()})
     assert "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843" == salted_digest(
         b"Jefe", b"what do ya want for nothing?"
+    )
+    assert "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54" == salted_digest(
+        b"\xaa" * 131, b"Test Using Larger Than Block-Size Key - Hash Key First"
     )
 
 
@@ -579,7 +582,11 @@ ENDINGS: Final = {
     "climbed": "succeed with 6, accepted True: judged, passed",
     "gave-up": "exhausted after 4, timeout: timeout, tries_spent",
     "handed-over": "succeed with 4, accepted None: answered, answered",
+    "judge-kept-off": "succeed with 3, accepted True: judged, passed",
+    "kept-off": "succeed with 2, accepted None: answered, answered",
     "no-verdict": "fail_fast after 2, billing: billing, no_verdict",
+    "waited-again": "exhausted after 2, overloaded: overloaded, tries_spent",
+    "waited-out": "succeed with 2, accepted None: answered, answered",
 }
 
 

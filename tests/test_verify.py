@@ -16,11 +16,15 @@ from typing import Any, Final
 import pytest
 
 from ledger import Ledger
+from ledger import commands as c
 from ledger.audit import Report, verify
 from ledger.envelope import Append, NewEvent, Recorded, Stream, event_hash
+from ledger.events import Event
+from ledger.parts import Decision
 from ledger.store.memory import MemoryStore
-from ledger.store.protocol import Projected
-from tests.histories import History
+from ledger.store.protocol import Projected, Store
+from ledger.system_events import BreakerClosed, BreakerOpened
+from tests.histories import START_MS, History, brake, failed, request, step, validation
 from tests.world import World, answer, fail
 
 FIELDS: Final = ("event_id", "task_id", "version", "type", "schema_version", "recorded_at_ms", "actor", "fence")
@@ -381,3 +385,140 @@ async def test_a_stream_that_goes_away_is_a_finding() -> None:
     store.gone = True
     found = {problem.kind for problem in (await verify(store)).problems}
     assert "projection" in found
+
+
+BREAKER: Final = "breaker:simulated/flash"
+OPENED: Final = BreakerOpened(
+    provider="simulated",
+    model="flash",
+    cause="failures",
+    until_ms=START_MS + 5000,
+    open_ms=5000,
+    failures=("some", "failures"),
+)
+CLOSED: Final = BreakerClosed(provider="simulated", model="flash", trial_event_id="some trial")
+
+
+async def kept(store: Store, *streams: tuple[str, Sequence[Event]]) -> Store:
+    """Append streams one after the other, as one who knows how a hash is made would."""
+    for number, (name, events) in enumerate(streams):
+        version = len(await store.read(name))
+        news = [NewEvent(f"id-{number}-{at}", event, "system") for at, event in enumerate(events)]
+        await store.append(Append(name, version, tuple(news)))
+    return store
+
+
+async def found_in(store: Store) -> set[tuple[str, str | None]]:
+    """Verify, and pass over the texts that these tasks never had."""
+    return {(found.kind, found.task_id) for found in (await verify(store)).problems if found.kind != "payload"}
+
+
+def kept_off(position: int = 1, until_ms: int = START_MS + 5000) -> History:
+    """Keep a task off flash, with haiku behind it, by what was seen at a position."""
+    return History().brake(brake(step("flash"), until_ms, position))
+
+
+def waiting(position: int = 1, until_ms: int = START_MS + 5000) -> History:
+    """Keep a task off flash, with nothing behind it."""
+    return History(request(route=(step("flash"),))).brake(brake(step("flash"), until_ms, position))
+
+
+def told_otherwise(history: History, **changes: Any) -> list[Event]:
+    """Change what the newest decision says."""
+    return [*history.events[:-1], history.events[-1].model_copy(update=changes)]
+
+
+def seen_otherwise(history: History, **changes: Any) -> list[Event]:
+    """Change what the newest decision saw."""
+    decided = history.events[-1]
+    assert isinstance(decided, Decision)
+    return told_otherwise(history, inputs=decided.inputs.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("make", [kept_off, waiting], ids=["handed over", "waits"])
+async def test_a_brake_that_was_seen_is_no_finding(make: Callable[..., History]) -> None:
+    """Decided again from what was seen, and what was seen was so: at its position, or by any up to the next."""
+    again = (OPENED.model_copy(update={"until_ms": START_MS + 9000}), CLOSED)
+    store = await kept(
+        MemoryStore(now_ms=lambda: START_MS),
+        (BREAKER, [OPENED]),
+        ("task", make().events),
+        ("later", make(position=2).events),
+        (BREAKER, again),
+        ("at last", make(position=6, until_ms=START_MS + 9000).events),
+    )
+    assert await found_in(store) == set()
+
+
+RETRIED: Final = History().start().fail()
+FORGED: Final[dict[str, tuple[str, list[Event]]]] = {
+    "no breaker seen": ("decision", seen_otherwise(kept_off(), brakes=())),
+    "one that was over": ("decision", seen_otherwise(kept_off(), decided_at_ms=START_MS + 5000)),
+    "another model's": (
+        "brake",
+        History(request(route=(step("haiku"),))).brake(brake(step("haiku"), position=1)).events,
+    ),
+    "a wait until later": ("decision", told_otherwise(waiting(), not_before_ms=START_MS + 6000)),
+    "a longer wait": ("decision", told_otherwise(waiting(), wait_ms=6000)),
+    "another target": ("decision", told_otherwise(kept_off(), to_step=1, to_tier="flash")),
+    "told as a failure's": ("decision", told_otherwise(kept_off(), rule="straight_to_the_fallback")),
+    "a retry told as a brake's": ("decision", told_otherwise(RETRIED, rule="breaker_open", reason="breaker_open")),
+    "a task that had begun the step": (
+        "decision",
+        [*History().start().fail().events[:-1], kept_off().events[-1]],
+    ),
+    "one with a retry behind it": ("decision", [*RETRIED.events, waiting().events[-1]]),
+    "open for longer than it was": ("brake", waiting(until_ms=START_MS + 9000).events),
+    "seen before it opened": ("brake", waiting(position=0).events),
+    "seen after it closed": ("brake", waiting(position=2).events),
+    "seen after the decision": ("brake", waiting(position=4).events),
+    "seen in a breaker that never was": ("brake", History(validation()).brake().events),
+}
+
+
+@pytest.mark.parametrize(("kind", "events"), FORGED.values(), ids=FORGED)
+async def test_a_forged_brake_is_found(kind: str, events: list[Event]) -> None:
+    """Whether the rules would not have decided so, or what was seen was not so, with every hash in its place."""
+    store = await kept(MemoryStore(now_ms=lambda: START_MS), (BREAKER, [OPENED, CLOSED]), ("task", events))
+    assert await found_in(store) == {(kind, "task")}
+
+
+async def test_other_decisions_cannot_claim_to_have_seen_a_brake() -> None:
+    """Whatever they decided by it."""
+    history = History().start()
+    history.do(c.Record(failed(), 1, c.Seen(START_MS, brakes=(brake(position=1),))))
+    honest = await kept(MemoryStore(now_ms=lambda: START_MS), (BREAKER, [OPENED]), ("task", history.events))
+    forged = await kept(MemoryStore(now_ms=lambda: START_MS), (BREAKER, [CLOSED]), ("task", history.events))
+    assert await found_in(honest) == set()
+    assert ("brake", "task") in await found_in(forged)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([OPENED.model_copy(update={"model": "haiku"})], id="another model's"),
+        pytest.param([OPENED, CLOSED.model_copy(update={"provider": "gemini"})], id="another provider's"),
+        pytest.param([CLOSED], id="a trial of what was never opened"),
+        pytest.param([OPENED, CLOSED, CLOSED], id="closed twice"),
+        pytest.param([OPENED, CLOSED, OPENED.model_copy(update={"cause": "trial_failed"})], id="a trial while closed"),
+    ],
+)
+async def test_a_breaker_that_makes_no_sense_is_found(events: list[Event]) -> None:
+    """By itself, without a task that saw it."""
+    store = await kept(MemoryStore(now_ms=lambda: START_MS), (BREAKER, events))
+    assert [("brake", BREAKER, len(events))] == [
+        (problem.kind, problem.task_id, problem.version) for problem in (await verify(store)).problems
+    ]
+
+
+async def test_a_breaker_changed_by_hand_is_found_twice(tmp_path: Path) -> None:
+    """By its hash, and by the task that had seen it as it was."""
+    path = tmp_path / "dispatch.db"
+    async with Ledger.open(path) as ledger:
+        await kept(await ledger.store(), (BREAKER, [OPENED]), ("task", waiting().events))
+    later = (
+        f"""UPDATE events SET data = replace(data, '"until_ms":{START_MS + 5000}', '"until_ms":{START_MS + 9000}')"""
+    )
+    behind_the_guards(path, sql(f"{later} WHERE task_id = '{BREAKER}'"))
+    found = [(problem.kind, problem.task_id) for problem in (await looked_at(path)).problems]
+    assert [("hash", BREAKER), ("brake", "task")] == [one for one in found if one[0] in {"hash", "brake"}]

@@ -14,7 +14,7 @@ from ledger.envelope import FIRST_PREV_HASH, NewEvent, Recorded, seal
 from ledger.errors import CommandRefused
 from ledger.parts import UsageRow
 from ledger.policy import ErrorType
-from ledger.state import Running, Task
+from ledger.state import Ended, Running, Task
 from tests.histories import DIGEST, START_MS, History, policy, request, settled, step, validation
 
 __all__ = ["Walk", "histories", "recorded", "texts"]
@@ -65,7 +65,7 @@ requests = st.one_of(
 )
 
 moves = st.sampled_from(
-    ["start", "start", "succeed", "succeed", "fail", "orphan", "settle", "judge", "release", "cancel"]
+    ["start", "start", "succeed", "succeed", "fail", "orphan", "settle", "judge", "release", "cancel", "brake"]
 )
 
 
@@ -110,6 +110,8 @@ def _move(history: History, move: str, draw: st.DrawFn) -> None:
             history.fail(draw(st.sampled_from(get_args(ErrorType))), **draw(outcomes))
         case "orphan" if running:
             history.orphan()
+        case "brake" if not isinstance(history.state, Ended):
+            history.brake(for_ms=draw(st.sampled_from([1, 5000, 600_000])))
         case "settle" if history.task.loose:
             history.do(c.Settle(_account(history.task, draw), history.seen()))
         case "release":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ledger import commands as c
 from ledger import events as e
-from ledger.dispatch import decide
+from ledger.dispatch import BRAKED, decide
 from ledger.errors import CommandRefused
 from ledger.parts import Decision, TaskRequest
 from ledger.state import State
@@ -55,6 +55,8 @@ def _command(event: Decision) -> c.Command:
         budgets=inputs.budgets,
     )
     match event:
+        case e.FallbackSelected() | e.RetryScheduled() if event.rule == BRAKED:
+            return c.Brake(seen)
         case e.TaskSubmitted():
             fields = {name: getattr(event, name) for name in TaskRequest.model_fields}
             return c.Submit(TaskRequest.model_validate(fields), seen)

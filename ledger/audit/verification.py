@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from ledger.audit.brakes import Sights, breaker_problems
 from ledger.audit.streams import chain_problems, history_problems, projection_problems
 from ledger.audit.texts import key_digest, key_problems, payload_problems
 from ledger.envelope import Recorded, Stream
@@ -45,10 +46,11 @@ async def verify(store: Store, *, progress: Callable[[int], object] | None = Non
     problems = list(await store.check())
     events = tasks = 0
     salt = await _key_salt(store, problems)
+    sights = Sights(store)
     async for stream in _streams(store, problems):
         events += len(stream)
         tasks += stream[0].type == "task.submitted"
-        problems += await _stream_problems(store, stream, salt)
+        problems += await _stream_problems(store, stream, salt, sights)
         del problems[PROBLEMS_MAX:]
         if progress is not None:
             progress(events)
@@ -65,12 +67,13 @@ async def _key_salt(store: Store, problems: list[Problem]) -> bytes | None:
         return None
 
 
-async def _stream_problems(store: Store, stream: Stream, salt: bytes | None) -> list[Problem]:
+async def _stream_problems(store: Store, stream: Stream, salt: bytes | None, sights: Sights) -> list[Problem]:
     """Check a stream and what stands beside it; one that grew meanwhile is read again, for others may be at work."""
     task_id = stream[0].task_id
     for _ in range(READS_MAX):
-        found = [*chain_problems(stream), *history_problems(stream)]
+        found = [*chain_problems(stream), *history_problems(stream), *breaker_problems(stream)]
         try:
+            found += await sights.problems(stream)
             found += projection_problems(task_id, stream, await store.projected(task_id))
             found += payload_problems(task_id, stream, payloads := await store.payloads(task_id))
             if salt is not None and (digest := key_digest(stream, payloads, salt)) is not None:
@@ -83,7 +86,7 @@ async def _stream_problems(store: Store, stream: Stream, salt: bytes | None) -> 
         if again == stream or not again:  # gone while it was read: what was found in it still stands
             return found
         stream = again
-    return [*chain_problems(stream), *history_problems(stream)]
+    return [*chain_problems(stream), *history_problems(stream), *breaker_problems(stream)]
 
 
 async def _streams(store: Store, problems: list[Problem]) -> AsyncIterator[Stream]:
