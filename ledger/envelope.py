@@ -17,16 +17,18 @@ from typing import Final
 from ledger.events import Event
 from ledger.upcasting import decode
 
-__all__ = ["FIRST_PREV_HASH", "Append", "NewEvent", "Payload", "Recorded", "Stream", "event_hash", "seal"]
+__all__ = ["FIRST_PREV_HASH", "Append", "Limit", "NewEvent", "Payload", "Recorded", "Stream", "event_hash", "seal"]
 
 TAG: Final = b"dispatch-ledger event 1\n"
 FIRST_PREV_HASH: Final = bytes(32)
 SHORT: Final = 128
 LENGTHS: Final = tuple(size.to_bytes(4, "big") for size in range(SHORT))
 """Made once: there are eight in every hash."""
-REMEMBERED: Final = 1024
+REMEMBERED: Final = 512
+"""Events of a generation; there are two, the young and the old."""
 REMEMBERED_CHARACTERS_MAX: Final = 4096
 """Of longer data nothing is remembered, so that what is takes some megabytes at most."""
+FRAMES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,18 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """How many attempts may be in flight at once; counted in the transaction that adds one."""
+
+    provider: str
+    most: int
+    model: str | None = None
+    """As requested; None: all models of the provider together."""
+    grace_ms: int = 0
+    """A running attempt counts until its deadline and this much."""
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     """Events for one stream, all or none, with what has to be durable together with them."""
 
@@ -60,6 +74,8 @@ class Append:
     payloads: tuple[Payload, ...] = ()
     key_digest: bytes | None = None
     """Names this task under a key of the ledger; unique."""
+    limits: tuple[Limit, ...] = ()
+    """What must hold when this append has started an attempt; it says nothing about an append that starts none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +101,12 @@ class Recorded:
         Raises:
             EventInvalid: the bytes are none.
         """
-        if len(self.data) > REMEMBERED_CHARACTERS_MAX:
-            return decode(self.type, self.schema_version, self.data)
-        return _remembered(self.type, self.schema_version, self.data)
+        key = (self.type, self.schema_version, self.data)
+        event = _memory.get(key)
+        if event is None:
+            event = decode(*key)
+            _memory.keep(key, event)
+        return event
 
     def computed_hash(self) -> bytes:
         """Return the hash that these fields should have."""
@@ -107,10 +126,35 @@ class Recorded:
         )
 
 
-@lru_cache(REMEMBERED)
-def _remembered(event_type: str, schema_version: int, data: str) -> Event:
-    """Decode; a task's stream is read again at each of its steps, and the same bytes are the same event."""
-    return decode(event_type, schema_version, data)
+Stored = tuple[str, int, str]
+"""Type, schema_version and data: all that an event is made of."""
+
+
+class _Memory:
+    """Events by their bytes: a stream is read again at each of its steps, and the same bytes are the same event.
+
+    Two generations, the older dropped when the younger is full: no step needs a lock, whatever thread it is on.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[Stored, Event] = {}
+        self._old: dict[Stored, Event] = {}
+
+    def get(self, key: Stored) -> Event | None:
+        event = self._young.get(key)
+        if event is None and (event := self._old.get(key)) is not None:
+            self.keep(key, event)
+        return event
+
+    def keep(self, key: Stored, event: Event) -> None:
+        if len(key[2]) > REMEMBERED_CHARACTERS_MAX:
+            return
+        if len(self._young) >= REMEMBERED:
+            self._old, self._young = self._young, {}
+        self._young[key] = event
+
+
+_memory: Final = _Memory()
 
 
 Stream = tuple[Recorded, ...]
@@ -119,18 +163,42 @@ Stream = tuple[Recorded, ...]
 
 def event_hash(prev_hash: bytes, fields: Sequence[str | int], data: bytes) -> bytes:
     """Return the hash of one event; ``fields`` are the eight of the recipe, in its order."""
-    parts = [TAG, prev_hash]
-    for field in fields:
-        encoded = str(field).encode()
-        size = len(encoded)
-        parts += (LENGTHS[size] if size < SHORT else size.to_bytes(4, "big"), encoded)
-    parts.append(sha256(data).digest())
-    return sha256(b"".join(parts)).digest()
+    event_id, task_id, version, event_type, schema_version, recorded_at_ms, actor, fence = fields
+    framed = (
+        TAG,
+        prev_hash,
+        _frame(event_id),
+        _frame(task_id),
+        _shared(version),
+        _shared(event_type),
+        _shared(schema_version),
+        _shared(recorded_at_ms),
+        _shared(actor),
+        _shared(fence),
+        sha256(data).digest(),
+    )
+    return sha256(b"".join(framed)).digest()
 
 
-def seal(new: NewEvent, *, task_id: str, version: int, recorded_at_ms: int, prev_hash: bytes) -> Recorded:
-    """Give a new event its place and its hash; the position (0 here) comes from the store."""
-    event, data = new.event, new.event.data()
+def _frame(field: str | int) -> bytes:
+    """Put a field behind its length."""
+    encoded = str(field).encode()
+    size = len(encoded)
+    return (LENGTHS[size] if size < SHORT else size.to_bytes(4, "big")) + encoded
+
+
+_shared: Final = lru_cache(FRAMES, typed=True)(_frame)
+"""For what many events have in common."""
+
+
+def seal(
+    new: NewEvent, *, task_id: str, version: int, recorded_at_ms: int, prev_hash: bytes, position: int = 0
+) -> Recorded:
+    """Give a new event its place and its hash; the position, which is not hashed, is the store's to know."""
+    event = new.event
+    data = event.data()
+    text = data.decode()
+    _memory.keep((event.TYPE, event.SCHEMA_VERSION, text), event)
     fields = (
         new.event_id,
         task_id,
@@ -141,4 +209,4 @@ def seal(new: NewEvent, *, task_id: str, version: int, recorded_at_ms: int, prev
         new.actor,
         new.fence,
     )
-    return Recorded(0, *fields, data.decode(), prev_hash, event_hash(prev_hash, fields, data))
+    return Recorded(position, *fields, text, prev_hash, event_hash(prev_hash, fields, data))

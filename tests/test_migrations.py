@@ -12,19 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
 from sqlalchemy import create_engine
 
 from ledger.errors import LedgerCorrupt, LedgerError, LedgerFull, LedgerMissing, LedgerVersion
 from ledger.store.opening import open_sqlite
+from ledger.store.projection import project_stream
+from ledger.store.protocol import TaskQuery
 from ledger.store.sqlite_schema import FINGERPRINT, REVISIONS, Found, inspect, problems
 from ledger.store.tables import METADATA
 from ledger.store.upgrade import SHIPPED, Migrations, Upgraded, create, upgrade
-from tests.contracts.store_contract import Clock, submission
+from tests.command_line import CONFIG, CommandLine
+from tests.contracts.appends import Clock, submission, transactions
+from tests.histories import START_MS, History, request, step
 from tests.ledgers import fresh_ledger
+from tests.walks import Walk, histories
+
+GOLDEN = Path(__file__).parent / "golden" / "ledgers"
+"""Ledgers as older programs left them, dumped as SQL: of each revision one, never written again."""
 
 NEXT = """
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 from alembic import op
 import sqlalchemy as sa
@@ -47,8 +56,8 @@ def newer(tmp_path: Path, body: str = ADDS) -> Migrations:
     """Make the migrations of a program that is one revision ahead."""
     folder = tmp_path / "migrations of 100%"
     shutil.copytree(SHIPPED.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_next.py").write_text(NEXT.format(body=body))
-    return Migrations(folder, (*REVISIONS, "0002"))
+    (folder / "versions" / "0003_next.py").write_text(NEXT.format(body=body))
+    return Migrations(folder, (*REVISIONS, "0003"))
 
 
 def by_hand(path: Path) -> contextlib.closing[sqlite3.Connection]:
@@ -60,6 +69,37 @@ def scripted(path: Path, statements: str) -> None:
     """Make a database of one's own."""
     with by_hand(path) as database:
         database.executescript(statements)
+
+
+def old_ledger(folder: Path, revision: str = "0001") -> Path:
+    """Make the ledger that a program of an older revision had left."""
+    path = folder / "old.db"
+    scripted(path, (GOLDEN / f"{revision}.sql").read_text())
+    return path
+
+
+def made_old(path: Path) -> Path:
+    """Give a ledger's rows to a program of revision 0001: columns that it did not know are left out."""
+    older = path.with_name(f"{path.name}.old")
+    lines = (GOLDEN / "0001.sql").read_text().split(";\n")
+    scripted(older, ";\n".join(line for line in lines if "INSERT INTO" not in line or "alembic_version" in line))
+    with by_hand(older) as database:
+        database.execute("ATTACH ? AS new", (str(path),))
+        for (table,) in database.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall():
+            if table in METADATA.tables:
+                columns = ", ".join(f'"{row[1]}"' for row in database.execute(f"PRAGMA main.table_info({table})"))
+                database.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}")
+        database.execute("UPDATE main.tasks SET waiting_for = 'backoff' WHERE waiting_for = 'breaker'")
+    return older
+
+
+async def assert_as_folded(path: Path) -> None:
+    """Compare all rows with a new fold of the events."""
+    store = await open_sqlite(path, create=False, now_ms=Clock())
+    for task_id in await store.projected_task_ids("", 1000):
+        assert project_stream(await store.read(task_id)) == await store.projected(task_id)
+    assert await store.check() == ()
+    await store.aclose()
 
 
 def schema(database: sqlite3.Connection, table: str) -> Any:
@@ -155,24 +195,95 @@ async def test_an_older_ledger_is_upgraded(path: Path, tmp_path: Path) -> None:
     with by_hand(path) as database:
         before = database.execute("SELECT * FROM events").fetchall()
     done = upgrade(path, newer(tmp_path))
-    assert done == Upgraded("0001", "0002", path.with_name(path.name + ".0001.backup"))
+    assert done == Upgraded("0002", "0003", path.with_name(path.name + ".0002.backup"))
     with by_hand(path) as database:
         assert database.execute("SELECT note FROM tasks").fetchall() == [(None,)]
-        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
         assert before == database.execute("SELECT * FROM events").fetchall()
         assert problems(database) == []
     assert done.backup is not None
     assert stat.S_IMODE(done.backup.stat().st_mode) == 0o600
     with by_hand(done.backup) as copy:
         assert before == copy.execute("SELECT * FROM events").fetchall()
-        assert (Found.CURRENT, "0001") == inspect(copy)
+        assert (Found.CURRENT, "0002") == inspect(copy)
+
+
+@pytest.mark.parametrize("revision", [file.stem for file in sorted(GOLDEN.glob("*.sql"))])
+async def test_a_real_old_ledger_is_upgraded(tmp_path: Path, revision: str) -> None:
+    """What an older program had written is, column for column, what this program would have."""
+    path = old_ledger(tmp_path, revision)
+    with by_hand(path) as database:
+        assert (Found.OLDER, revision) == inspect(database)
+        before = database.execute("SELECT * FROM events").fetchall()
+    assert (revision, REVISIONS[-1]) == (upgrade(path).from_revision, REVISIONS[-1])
+    await assert_as_folded(path)
+    with by_hand(path) as database:
+        assert before == database.execute("SELECT * FROM events").fetchall()
+
+
+async def test_old_tasks_get_their_workers(tmp_path: Path) -> None:
+    """The owner, whoever started last, or nobody since a person let it go; and since when it waits."""
+    path = old_ledger(tmp_path)
+    upgrade(path)
+    store = await open_sqlite(path, create=False, now_ms=Clock())
+    workers = {row["task_id"]: row["worker"] for row in await store.tasks(TaskQuery())}
+    waits = {row["task_id"]: row["waiting_since_ms"] for row in await store.tasks(TaskQuery(state="waiting"))}
+    await store.aclose()
+    shown = ("nobodys", "owned", "running", "taken-over", "held", "released", "released-and-started")
+    assert [None, "1", "2", "3", "1", None, "4"] == [(workers[task_id] or "")[-1:] or None for task_id in shown]
+    assert {"held": None, "waits": START_MS, "waits-again": START_MS + 1000, "released-and-waits": START_MS} == waits
+
+
+def test_an_upgraded_ledger_is_clean(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a user does it: the upgrade, then the verifier."""
+    (empty_folder / "dispatch.toml").write_text(CONFIG)
+    cli = CommandLine(capsys)
+    for tier in ("flash", "haiku", "opus"):
+        cli("run", "-t", tier, "hello", "--ledger", "new.db")
+    older = str(made_old(empty_folder / "new.db"))
+    assert [0, 0] == [cli(*line, "--ledger", older).code for line in (["db", "upgrade"], ["verify"])]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@example(walk=Walk((tuple(History(request(route=(step(),))).brake().events),)))
+@given(walk=histories())
+def test_any_old_history_is_upgraded(tmp_path: Path, walk: Walk) -> None:
+    """Whatever a task had come to, its rows are those of a new fold afterwards."""
+
+    async def compare() -> None:
+        path = fresh_ledger(tmp_path)
+        store = await open_sqlite(path, create=False, now_ms=Clock())
+        for append in transactions("t", walk):
+            await store.append(append)
+        await store.aclose()
+        older = made_old(path)
+        upgrade(older)
+        await assert_as_folded(older)
+
+    asyncio.run(compare())
+
+
+async def test_damaged_events_do_not_keep_from_upgrading(tmp_path: Path) -> None:
+    """What they said stays unknown; the verifier tells of the damage."""
+    path = old_ledger(tmp_path)
+    with by_hand(path) as database:
+        guards = database.execute("SELECT sql FROM sqlite_master WHERE name = 'events_no_update'").fetchall()
+        database.execute("DROP TRIGGER events_no_update")
+        database.execute("UPDATE events SET data = 'no JSON' WHERE task_id IN ('running', 'waits')")
+        database.execute(*guards[0])
+    upgrade(path)
+    with by_hand(path) as database:
+        found = database.execute(
+            "SELECT task_id, worker, waiting_since_ms FROM tasks WHERE task_id IN ('running', 'waits')"
+        )
+        assert found.fetchall() == [("running", None, None), ("waits", None, None)]
 
 
 async def test_an_older_ledger_is_not_opened(path: Path, tmp_path: Path) -> None:
     """It says which command helps; the program that is behind says that it is."""
     migrations = newer(tmp_path)
     with by_hand(path) as database:
-        assert (Found.OLDER, "0001") == inspect(database, migrations.revisions)
+        assert (Found.OLDER, "0002") == inspect(database, migrations.revisions)
     with pytest.raises(LedgerVersion, match="dispatch-ledger db upgrade"):
         create(path, migrations)
     upgrade(path, migrations)
@@ -212,16 +323,16 @@ async def test_a_bad_migration_changes_nothing(path: Path, tmp_path: Path, body:
     store = await open_sqlite(path, create=False, now_ms=Clock())
     assert (1, ()) == (len(await store.read("t")), await store.check())
     await store.aclose()
-    with by_hand(path.with_name(path.name + ".0001.backup")) as copy:
-        assert (Found.CURRENT, "0001") == inspect(copy)
+    with by_hand(path.with_name(path.name + ".0002.backup")) as copy:
+        assert (Found.CURRENT, "0002") == inspect(copy)
 
 
 async def test_backups_do_not_replace_each_other(path: Path, tmp_path: Path) -> None:
     """An older backup of the same name stays."""
-    first = path.with_name(path.name + ".0001.backup")
+    first = path.with_name(path.name + ".0002.backup")
     first.write_text("precious")
     done = upgrade(path, newer(tmp_path))
-    assert (done.backup, first.read_text()) == (path.with_name(path.name + ".0001.backup-2"), "precious")
+    assert (done.backup, first.read_text()) == (path.with_name(path.name + ".0002.backup-2"), "precious")
 
 
 async def test_a_backup_holds_the_log_as_well(path: Path, tmp_path: Path) -> None:

@@ -59,15 +59,46 @@ def task_row(history: History) -> dict[str, Any]:
     return dict(row)
 
 
+def released() -> History:
+    """Make a task that a person has let go on."""
+    history = History(request(policy=policy(on_unknown="hold"), owner="owner")).start().orphan()
+    history.do(c.Release(history.seen()))
+    return history
+
+
 STATES: list[tuple[str, Callable[[], History], dict[str, Any]]] = [
-    ("submitted", History, {"state": "pending", "tier_requested": "flash", "attempts": 0}),
+    ("submitted", History, {"state": "pending", "tier_requested": "flash", "attempts": 0, "worker": None}),
     ("started", lambda: History().start(), {"state": "running", "attempts": 1, "cost_unknown_attempts": 1}),
     (
         "waits for its backoff",
         lambda: History().start().fail(),
-        {"state": "waiting", "waiting_for": "backoff", "not_before_ms": START_MS + 1000},
+        {
+            "state": "waiting",
+            "waiting_for": "backoff",
+            "not_before_ms": START_MS + 1000,
+            "waiting_since_ms": START_MS,
+            "worker": WORKER,
+        },
     ),
-    ("retried", lambda: History().start().fail().start(), {"state": "running", "waiting_for": None, "attempts": 2}),
+    (
+        "waits for a breaker",
+        lambda: History(request(route=(step(),), owner="owner")).brake(for_ms=7),
+        {
+            "state": "waiting",
+            "waiting_for": "breaker",
+            "not_before_ms": START_MS + 7,
+            "waiting_since_ms": START_MS,
+            "worker": "owner",
+        },
+    ),
+    ("taken over", lambda: History(request(owner="owner")).start("another").orphan(), {"worker": "another"}),
+    ("released", released, {"state": "pending", "waiting_for": None, "worker": None}),
+    ("released and started", lambda: released().start("next"), {"state": "running", "worker": "next"}),
+    (
+        "retried",
+        lambda: History().start().fail().start(),
+        {"state": "running", "waiting_for": None, "waiting_since_ms": None, "attempts": 2},
+    ),
     (
         "fell back",
         lambda: History().start().fail("authentication"),
@@ -173,6 +204,7 @@ def test_a_running_attempt_shows_its_bound() -> None:
         "usage_source": "unknown",
         "exposure_nano_usd": 70,
         "worker": WORKER,
+        "deadline_ms": 5,
     }
     assert expected == {name: value for name, value in row.items() if value is not None}
 
@@ -319,7 +351,7 @@ def stands(state: State) -> tuple[str, str | None]:
         case Running():
             return "running", None
         case Waiting():
-            return "waiting", "backoff"
+            return "waiting", "backoff" if state.task.made else "breaker"
         case Held():
             return "waiting", "person"
         case Ended():

@@ -320,8 +320,6 @@ def test_a_ledger_is_named(text: str, expected: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("postgresql://localhost/ledger", "not supported yet"),
-        ("postgresql+asyncpg://localhost/ledger", "not supported yet"),
         ("mysql://localhost/ledger", "expected a path"),
         ("sqlite://d.db", "expected a path"),
         ("sqlite:///", "names no file"),

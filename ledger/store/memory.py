@@ -6,13 +6,16 @@ import asyncio
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from ledger.envelope import Append, Payload, Recorded, Stream
+from ledger.envelope import Append, Limit, Payload, Recorded, Stream
 from ledger.errors import EventInvalid, LedgerError
 from ledger.events import Event
+from ledger.store.limits import check_limits, in_flight
+from ledger.store.memory_workers import Roster, newest_ended, open_tasks
 from ledger.store.projection import Changes, Known, project
-from ledger.store.protocol import Problem, Projected, TaskQuery
+from ledger.store.protocol import Problem, Projected, TaskQuery, Worker
 from ledger.store.sealing import NEW_STREAM, TAKEN, Head, check, is_repeat, refuse, sealed, versions
 
 __all__ = ["MemoryStore"]
@@ -34,6 +37,7 @@ class MemoryStore:
         self._keys: dict[bytes, str] = {}
         self._key_salt = os.urandom(32)
         self._projected: dict[str, Changes] = {}
+        self._roster = Roster()
         self._closed = False
 
     async def append(self, append: Append) -> Stream:
@@ -46,30 +50,36 @@ class MemoryStore:
             return tuple(stream)
         head = Head(stream[-1].version, stream[-1].recorded_at_ms, stream[-1].hash) if stream else NEW_STREAM
         refuse(append, head, None if append.key_digest is None else self._keys.get(append.key_digest))
-        chain = [
-            (_at(len(self._events) + place, recorded), event)
-            for place, (recorded, event) in enumerate(sealed(append, head, self._now_ms()), 1)
-        ]
+        now_ms = self._now_ms()
+        chain = sealed(append, head, now_ms, len(self._events))
+        changes = self._changes(append.task_id, chain)
+        check_limits(append.limits, self._known(append.task_id), changes, now_ms, partial(self._in_flight, now_ms))
         slots = {(append.task_id, payload.slot): payload for payload in append.payloads}
         ids = {new.event_id for new in append.events}
         if len(ids) < len(append.events) or len(slots) < len(append.payloads):
             raise EventInvalid(TAKEN)
         if ids & self._event_ids or slots.keys() & self._payloads.keys():
             raise EventInvalid(TAKEN)
-        self._write(append.task_id, chain)
+        self._write(append.task_id, chain, changes)
         self._payloads |= slots
         self._event_ids |= ids
         if append.key_digest is not None:
             self._keys[append.key_digest] = append.task_id
         return tuple(self._streams[append.task_id])
 
-    def _write(self, task_id: str, chain: Sequence[tuple[Recorded, Event]]) -> None:
+    def _known(self, task_id: str) -> Known:
         before = self._projected.get(task_id, Changes())
-        after = project(
-            Known(before.task, before.attempts),
-            chain,
-            lambda: [recorded.event() for recorded in self._streams.get(task_id, ())],
-        )
+        return Known(before.task, before.attempts)
+
+    def _changes(self, task_id: str, chain: Sequence[tuple[Recorded, Event]]) -> Changes:
+        stream = self._streams.get(task_id, ())
+        return project(self._known(task_id), chain, lambda: [recorded.event() for recorded in stream])
+
+    def _in_flight(self, now_ms: int, limit: Limit) -> int:
+        return sum(in_flight(limit, changes.attempts.values(), now_ms) for changes in self._projected.values())
+
+    def _write(self, task_id: str, chain: Sequence[tuple[Recorded, Event]], after: Changes) -> None:
+        before = self._projected.get(task_id, Changes())
         after.decisions[:0] = before.decisions
         after.validations[:0] = before.validations
         after.task_labels = before.task_labels or after.task_labels
@@ -131,9 +141,12 @@ class MemoryStore:
     async def tasks(self, query: TaskQuery) -> Sequence[Mapping[str, Any]]:
         """Return rows of ``tasks``, newest first."""
         await self._turn()
-        rows = [changes.task for changes in self._projected.values() if changes.task is not None]
+        rows = self._tasks()
         rows.sort(key=lambda row: (row["created_at_ms"], row["task_id"]), reverse=True)
         return tuple(dict(row) for row in rows if self._matches(row, query))[: max(query.limit, 0)]
+
+    def _tasks(self) -> list[Mapping[str, Any]]:
+        return [changes.task for changes in self._projected.values() if changes.task is not None]
 
     def _matches(self, row: Mapping[str, Any], query: TaskQuery) -> bool:
         return (
@@ -172,6 +185,49 @@ class MemoryStore:
         named = {*self._projected, *self._keys.values(), *(task_id for task_id, _ in self._payloads)}
         return tuple(sorted(task_id for task_id in named if task_id > after)[: max(limit, 0)])
 
+    async def now_ms(self) -> int:
+        """Return the instant by the clock that was given."""
+        await self._turn()
+        return self._now_ms()
+
+    async def beat(self, worker: str) -> None:
+        """Note that a worker lives."""
+        await self._turn()
+        self._roster.beat(worker, self._now_ms())
+
+    async def leave(self, worker: str) -> None:
+        """Forget a worker and its claims."""
+        await self._turn()
+        self._roster.leave(worker)
+
+    async def workers(self) -> Sequence[Worker]:
+        """Return who has beaten and not left, by name."""
+        await self._turn()
+        return tuple(self._roster.workers(self._now_ms()))
+
+    async def owners(self) -> Sequence[str | None]:
+        """Return whose the open tasks are; None first."""
+        await self._turn()
+        owners = {row["worker"] for row in open_tasks(self._tasks())}
+        return tuple(sorted(owners, key=lambda owner: (owner is not None, owner or "")))
+
+    async def claim(self, worker: str, owners: Sequence[str | None], limit: int, for_ms: int) -> Sequence[str]:
+        """Reserve due tasks of these owners."""
+        await self._turn()
+        now_ms = self._now_ms()
+        return tuple(self._roster.claim(worker, self._tasks(), owners, limit, (now_ms, now_ms + for_ms)))
+
+    async def unclaim(self, worker: str, task_ids: Sequence[str]) -> None:
+        """Give claims back."""
+        await self._turn()
+        self._roster.unclaim(worker, task_ids)
+
+    async def ended_attempts(self, provider: str, model: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return rows of ``attempts``, the last to end first."""
+        await self._turn()
+        attempts = [row for changes in self._projected.values() for row in changes.attempts.values()]
+        return tuple(dict(row) for row in newest_ended(attempts, provider, model)[: max(limit, 0)])
+
     async def check(self) -> Sequence[Problem]:
         """Find nothing: there is no file that somebody else could change."""
         await self._turn()
@@ -190,20 +246,3 @@ class MemoryStore:
 
 def _place(recorded: Recorded) -> tuple[str, int]:
     return recorded.task_id, recorded.version
-
-
-def _at(position: int, recorded: Recorded) -> Recorded:
-    return Recorded(
-        position,
-        recorded.event_id,
-        recorded.task_id,
-        recorded.version,
-        recorded.type,
-        recorded.schema_version,
-        recorded.recorded_at_ms,
-        recorded.actor,
-        recorded.fence,
-        recorded.data,
-        recorded.prev_hash,
-        recorded.hash,
-    )

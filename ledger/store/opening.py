@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from ledger.errors import ConfigurationError, LedgerCorrupt, LedgerMissing
+from ledger.store.postgres_url import PostgresUrl
 from ledger.store.protocol import Store
 from ledger.store.sqlite import SqliteStore
 from ledger.store.sqlite_schema import Found, inspect, problems, refuse
+from ledger.store.upgrade import Upgraded
 from ledger.store.upgrade import create as create_ledger
+from ledger.store.upgrade import upgrade as upgrade_file
 
-__all__ = ["BUSY_DEADLINE_S", "open_sqlite", "open_store", "parse_url"]
+__all__ = ["BUSY_DEADLINE_S", "driver_needed", "open_sqlite", "open_store", "parse_url", "upgrade_store"]
 
 BUSY_DEADLINE_S: Final = 30.0
 SQLITE: Final = "sqlite:///"
 SHOWN_MAX: Final = 80
 
 
-def parse_url(text: str) -> Path:
-    """Return the file that a plain path or ``sqlite:///path`` names.
+def parse_url(text: str) -> Path | PostgresUrl:
+    """Return the file that a plain path or ``sqlite:///path`` names, or the database of a ``postgresql://`` URL.
 
     Raises:
-        ConfigurationError: it names no file, or a database that this version does not know.
+        ConfigurationError: it names neither.
     """
     scheme, separator, _ = text.partition("://")
     if scheme.startswith("postgresql") and separator:
-        raise ConfigurationError("ledgers in PostgreSQL are not supported yet by this version; use sqlite:///path")
+        return PostgresUrl.parse(text)
     if separator and not text.startswith(SQLITE):
         raise ConfigurationError(f"{text!r} is no ledger: expected a path or sqlite:///path")
     name = text.removeprefix(SQLITE)
@@ -45,13 +49,50 @@ def parse_url(text: str) -> Path:
 
 
 async def open_store(url: str, *, create: bool, now_ms: Callable[[], int], guarded: bool = True) -> Store:
-    """Open whatever ledger the name stands for; see ``open_sqlite``.
+    """Open whatever ledger the name stands for; see ``open_sqlite``. PostgreSQL keeps its own clock.
 
     Raises:
-        ConfigurationError: the name is none of a ledger.
+        ConfigurationError: the name is none of a ledger, or its driver is not installed.
         LedgerError: it cannot be opened.
     """
-    return await open_sqlite(parse_url(url), create=create, now_ms=now_ms, guarded=guarded)
+    place = parse_url(url)
+    if isinstance(place, Path):
+        return await open_sqlite(place, create=create, now_ms=now_ms, guarded=guarded)
+    with driver_needed():
+        from ledger.store.postgres_opening import open_postgres  # noqa: PLC0415 - the driver is an extra
+    return await open_postgres(place, create=create, guarded=guarded)
+
+
+async def upgrade_store(url: str) -> Upgraded:
+    """Bring an older ledger up to date; only one in a file has a copy of what it was beside it then.
+
+    Raises:
+        ConfigurationError: the name is none of a ledger, or its driver is not installed.
+        LedgerError: it cannot be upgraded.
+    """
+    place = parse_url(url)
+    if isinstance(place, Path):
+        return await asyncio.to_thread(upgrade_file, place)
+    with driver_needed():
+        from ledger.store.postgres_migrations import upgrade  # noqa: PLC0415 - the driver is an extra
+    return await upgrade(place)
+
+
+@contextmanager
+def driver_needed() -> Iterator[None]:
+    """Import what needs the driver of PostgreSQL; where it is not installed, say how to get it.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise ConfigurationError(
+            "a ledger in PostgreSQL needs its driver: pip install 'dispatch-ledger[postgres]'"
+        ) from error
 
 
 async def open_sqlite(
@@ -74,6 +115,8 @@ async def open_sqlite(
         LedgerError: the file cannot be used.
     """
     path = parse_url(ledger) if isinstance(ledger, str) else ledger
+    if isinstance(path, PostgresUrl):
+        raise ConfigurationError(f"{path} names no file: expected a path or sqlite:///path")
     _refuse_place(path, create=create)
     if create and not path.exists():
         await asyncio.to_thread(create_ledger, path)

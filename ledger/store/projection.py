@@ -122,7 +122,7 @@ def _attempt(
             changes.attempts[event.attempt] = rows.attempt(recorded, event)
             changes.attempts_started.append(event.attempt)
         if task["ended_at_ms"] is None:
-            task |= _state("running")
+            task |= _state("running") | {"worker": event.worker}
         return
     if before is None or (before["state"] != "running" and not isinstance(event, e.AttemptSettled)):
         return
@@ -142,9 +142,12 @@ def _decided(changes: Changes, recorded: Recorded, event: e.Event) -> Row:
     """Return what a decision changes of the task's row."""
     match event:
         case e.RetryScheduled():
-            return _state("waiting", "backoff", event.not_before_ms)
-        case e.FallbackSelected() | e.EscalationSelected() | e.TaskReleased():
+            waiting_for = "breaker" if event.rule == "breaker_open" else "backoff"
+            return _state("waiting", waiting_for, event.not_before_ms, event.inputs.decided_at_ms)
+        case e.FallbackSelected() | e.EscalationSelected():
             return _state("pending")
+        case e.TaskReleased():
+            return _state("pending") | {"worker": None}
         case e.TaskHeld():
             return _state("waiting", "person")
         case e.TaskSucceeded():
@@ -158,8 +161,15 @@ def _decided(changes: Changes, recorded: Recorded, event: e.Event) -> Row:
             return {}
 
 
-def _state(state: str, waiting_for: str | None = None, not_before_ms: int | None = None) -> Row:
-    return {"state": state, "waiting_for": waiting_for, "not_before_ms": not_before_ms}
+def _state(
+    state: str, waiting_for: str | None = None, not_before_ms: int | None = None, waiting_since_ms: int | None = None
+) -> Row:
+    return {
+        "state": state,
+        "waiting_for": waiting_for,
+        "not_before_ms": not_before_ms,
+        "waiting_since_ms": waiting_since_ms,
+    }
 
 
 def _end(changes: Changes, recorded: Recorded, state: str, answering: int | None) -> Row:

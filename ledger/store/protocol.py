@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ledger.envelope import Append, Payload, Recorded, Stream
+from ledger.envelope import Append, Limit, Payload, Recorded, Stream
 from ledger.errors import DispatchError
 
-__all__ = ["KeyTaken", "Problem", "Projected", "Store", "TaskQuery"]
+__all__ = ["KeyTaken", "LimitReached", "Problem", "Projected", "Store", "TaskQuery", "Worker"]
 
 
 class KeyTaken(DispatchError):
@@ -22,6 +22,29 @@ class KeyTaken(DispatchError):
     def __init__(self, task_id: str) -> None:
         super().__init__(f"the key names task {task_id} already")
         self.task_id = task_id
+
+
+class LimitReached(DispatchError):
+    """As many attempts are in flight as may be; nothing was written.
+
+    Attributes:
+        limit: the one that stood in the way.
+    """
+
+    def __init__(self, limit: Limit) -> None:
+        of = limit.provider if limit.model is None else f"{limit.provider}/{limit.model}"
+        super().__init__(f"{of} has as many attempts in flight as it may: {limit.most}")
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Somebody who works on tasks, or died at it: who ends in good order is not listed any more."""
+
+    name: str
+    beats: int
+    silent_ms: int
+    """Since its last beat; negative when the clock was set back since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +97,7 @@ class Store(Protocol):
         Raises:
             VersionConflict: the stream is not at ``expected_version``.
             KeyTaken: the key names another task already; told before a conflict of versions.
+            LimitReached: an attempt that it starts would be one too many; told after a conflict of versions.
             EventInvalid: an event has no canonical form, or an event id or a payload's slot is in use already.
             LedgerError: the ledger cannot be used; nothing was written.
         """
@@ -125,6 +149,46 @@ class Store(Protocol):
 
     async def projected_task_ids(self, after: str, limit: int) -> Sequence[str]:
         """Return the ids that a projection, a text or a key names, sorted, from the one after ``after``."""
+        ...
+
+    async def now_ms(self) -> int:
+        """Return the instant by the clock that leases are judged by, UTC milliseconds."""
+        ...
+
+    async def beat(self, worker: str) -> None:
+        """Say, durably, that a worker lives."""
+        ...
+
+    async def leave(self, worker: str) -> None:
+        """Forget a worker and what it had claimed."""
+        ...
+
+    async def workers(self) -> Sequence[Worker]:
+        """Return who has beaten and not left, by name."""
+        ...
+
+    async def owners(self) -> Sequence[str | None]:
+        """Return whose the open tasks are that wait for no person, by name; None comes first, for those of nobody."""
+        ...
+
+    async def claim(self, worker: str, owners: Sequence[str | None], limit: int, for_ms: int) -> Sequence[str]:
+        """Reserve due tasks of these owners for a while, and return their ids; those claimed already come again.
+
+        Due is what waits neither for a person nor for a later instant; a wait that was set more than a minute from now
+        is over, since the clock was set back. Not given are tasks that another worker has claimed until later than now;
+        a claim that reaches more than a minute beyond this one was made before a clock was set back, and is void.
+        Each owner's oldest come first: ready tasks by id, waits by their instant; between them, and between owners,
+        a ready task counts as due since it was submitted. A claim keeps others from crowding and no more: who starts
+        the task is decided by its stream.
+        """
+        ...
+
+    async def unclaim(self, worker: str, task_ids: Sequence[str]) -> None:
+        """Give claims back; what the worker has not claimed is left alone."""
+        ...
+
+    async def ended_attempts(self, provider: str, model: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return rows of ``attempts``, by their end, then task and attempt, all descending; ``model`` as requested."""
         ...
 
     async def check(self) -> Sequence[Problem]:

@@ -63,28 +63,26 @@ SUBMITTED: Final = (
     "judged_task_id",
 )
 """The columns of ``tasks`` that are set by the submission, once."""
+WAITS: Final = ("waiting_for", "not_before_ms", "waiting_since_ms")
+FINAL: Final = ("tier_final", "model_final", "attempt_final", "accepted", "ended_at_ms", "error_type")
+FIGURES: Final = ("attempts", "cost_nano_usd", "cost_known_nano_usd", "cost_unknown_attempts")
+NOTHING_YET: Final[Row] = dict.fromkeys((*WAITS, *FINAL)) | dict.fromkeys(FIGURES, 0)
+"""The columns of a task that was just submitted, as far as they are the same for all."""
 
 
 def task(recorded: Recorded, event: e.TaskSubmitted) -> Row:
     """Return the row of a task that was just submitted."""
     return {
+        **NOTHING_YET,
         "task_id": recorded.task_id,
         "kind": event.kind,
         "state": "pending",
-        "waiting_for": None,
-        "not_before_ms": None,
+        "worker": event.owner,
         "tier_requested": event.tier,
-        "tier_final": None,
-        "model_final": None,
-        "attempt_final": None,
-        "accepted": None,
         "created_at_ms": recorded.recorded_at_ms,
-        "ended_at_ms": None,
         "idempotency_key": event.idempotency_key,
         "replay_of": event.replay_of,
         "judged_task_id": event.judged_task_id,
-        "error_type": None,
-        **totals({}),
     }
 
 
@@ -122,6 +120,7 @@ def attempt(recorded: Recorded, event: e.AttemptStarted) -> Row:
         "usage_source": "unknown",
         "exposure_nano_usd": event.upper_bound_nano_usd,
         "worker": event.worker,
+        "deadline_ms": event.deadline_ms,
     }
 
 

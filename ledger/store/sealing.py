@@ -48,14 +48,24 @@ def versions(append: Append) -> tuple[int, int]:
     return append.expected_version + 1, append.expected_version + len(append.events)
 
 
-def sealed(append: Append, head: Head, now_ms: int) -> list[tuple[Recorded, Event]]:
-    """Chain the events onto the head; the clock never runs backwards within a stream."""
+def sealed(append: Append, head: Head, now_ms: int, newest: int) -> list[tuple[Recorded, Event]]:
+    """Chain the events onto the head, at the positions that follow ``newest``.
+
+    The clock never runs backwards within a stream.
+    """
     at_ms = max(now_ms, head.recorded_at_ms)
     version, prev_hash = head.version, head.hash
     chain = []
-    for new in append.events:
+    for position, new in enumerate(append.events, newest + 1):
         version += 1
-        recorded = seal(new, task_id=append.task_id, version=version, recorded_at_ms=at_ms, prev_hash=prev_hash)
+        recorded = seal(
+            new,
+            task_id=append.task_id,
+            version=version,
+            recorded_at_ms=at_ms,
+            prev_hash=prev_hash,
+            position=position,
+        )
         chain.append((recorded, new.event))
         prev_hash = recorded.hash
     return chain

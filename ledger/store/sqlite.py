@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ledger.envelope import Append, Payload, Recorded, Stream
 from ledger.errors import LedgerError
 from ledger.store import sqlite_reads as reads
-from ledger.store.protocol import Problem, Projected, TaskQuery
+from ledger.store import sqlite_workers as crew
+from ledger.store.protocol import Problem, Projected, TaskQuery, Worker
 from ledger.store.sealing import check
 from ledger.store.sqlite_connection import OneHop, checked_out, engine
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
@@ -44,6 +45,7 @@ class SqliteStore:
         self._busy_deadline_s = busy_deadline_s
         self._pid = os.getpid()
         self._closed = False
+        self._now_ms = now_ms
         self._key_salt: bytes | None = None
         self._readers = engine(path, writer=False, connections=READERS, busy_deadline_s=busy_deadline_s)
         self._writers = engine(path, writer=True, connections=1, busy_deadline_s=busy_deadline_s)
@@ -107,9 +109,53 @@ class SqliteStore:
         """Return the ids that anything but an event names, sorted."""
         return await self.run(partial(reads.projected_task_ids, after=after, limit=limit))
 
+    async def now_ms(self) -> int:
+        """Return the instant by the clock that was given."""
+        return self._now_ms()
+
+    async def beat(self, worker: str) -> None:
+        """Say that a worker lives."""
+        await self.write(partial(crew.beat, worker=worker))
+
+    async def leave(self, worker: str) -> None:
+        """Forget a worker and its claims."""
+        await self.write(partial(crew.leave, worker=worker))
+
+    async def workers(self) -> Sequence[Worker]:
+        """Return who has beaten and not left, by name."""
+        return await self.run(partial(crew.workers, now_ms=self._now_ms()))
+
+    async def owners(self) -> Sequence[str | None]:
+        """Return whose the open tasks are; None first."""
+        return await self.run(crew.owners)
+
+    async def claim(self, worker: str, owners: Sequence[str | None], limit: int, for_ms: int) -> Sequence[str]:
+        """Reserve due tasks of these owners; while there are none the write lock is left to others."""
+        wish = crew.Wish(worker, owners, limit, for_ms)
+        if not await self.run(partial(crew.due, now_ms=self._now_ms(), wish=wish)):
+            return ()
+        return await self.write(partial(crew.claim, wish=wish))
+
+    async def unclaim(self, worker: str, task_ids: Sequence[str]) -> None:
+        """Give claims back."""
+        await self.write(partial(crew.unclaim, worker=worker, task_ids=task_ids))
+
+    async def ended_attempts(self, provider: str, model: str, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return rows of ``attempts``, the last to end first."""
+        return await self.run(partial(crew.ended_attempts, provider=provider, model=model, limit=limit))
+
     async def check(self) -> Sequence[Problem]:
         """Return what is wrong with the guards, the schema and the file's pages."""
         return await self.run(reads.check)
+
+    async def write(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
+        """Run a function of the connection and the instant in a transaction of its own; what it did is durable then.
+
+        Raises:
+            LedgerError: the file cannot be written.
+        """
+        self._refuse_unusable()
+        return await self._writer.run(work)
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that only reads on a reader's thread, patiently while the file is locked.

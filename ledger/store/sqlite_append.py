@@ -1,8 +1,8 @@
 """A group of appends in one transaction, as one function on the connection's thread.
 
 Everything is checked under the write lock, so a stale version or a taken key costs its neighbours nothing. What only
-the constraints can tell (an event id used elsewhere) breaks the group: it is rolled back and repeated, each append
-within a savepoint of its own.
+the constraints can tell (an event id used elsewhere, a stream that is not as new as its append has it) breaks the
+group: it is rolled back and repeated, each append within a savepoint of its own.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
-from ledger.envelope import Append, Recorded, Stream
+from ledger.envelope import Append, Limit, Recorded, Stream
 from ledger.errors import DispatchError, EventInvalid
-from ledger.events import Event
 from ledger.store import rows
 from ledger.store import sqlite_statements as sql
 from ledger.store import tables as t
+from ledger.store.limits import check_limits, growth
 from ledger.store.projection import Changes, Known, project
 from ledger.store.sealing import NEW_STREAM, TAKEN, Head, is_repeat, refuse, sealed, versions
+from ledger.store.sqlite_limits import written_in_flight
 
 __all__ = ["append_group", "recorded_from"]
 
@@ -31,34 +32,33 @@ TASK: Final = tuple(column.name for column in t.tasks.c)
 ATTEMPT: Final = tuple(column.name for column in t.attempts.c)
 UNSTORABLE: Final = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 """What is one append's own fault: a constraint, or a value that is too big."""
+NOTHING: Final = Known()
 PLACE: Final = re.compile(r":(\w+)")
 
 Outcome = Stream | DispatchError
+Attempts = Mapping[int, Mapping[str, Any]]
 
 
 def append_group(database: sqlite3.Connection, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
     """Write the appends (each of another stream and key), commit, and return each one's stream or what refused it.
 
     Raises:
-        sqlite3.Error: nothing was written, or, after COMMIT, the streams could not be read back.
+        sqlite3.Error: nothing was written.
     """
     try:
         database.execute("BEGIN IMMEDIATE")
         try:
-            refusals = _write(database, appends, now_ms)
+            outcomes = _write(database, appends, now_ms)
         except UNSTORABLE:
             database.execute("ROLLBACK")
             database.execute("BEGIN IMMEDIATE")
-            refusals = {}
-            for append in appends:
-                refusals |= _write_apart(database, append, now_ms)
+            outcomes = [_write_apart(database, append, now_ms) for append in appends]
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
-    streams = _streams(database, [append.task_id for append in appends if append.task_id not in refusals])
-    return [refusals.get(append.task_id) or streams[append.task_id] for append in appends]
+    return outcomes
 
 
 def recorded_from(row: Sequence[Any]) -> Recorded:
@@ -67,9 +67,10 @@ def recorded_from(row: Sequence[Any]) -> Recorded:
 
 
 class Before(NamedTuple):
-    """What the ledger holds of the streams of a group."""
+    """What the ledger holds of the streams of a group, and the greatest position it ever gave."""
 
-    heads: dict[str, Head]
+    newest: int
+    streams: dict[str, Stream]
     known: dict[str, Known]
 
 
@@ -111,6 +112,8 @@ class Batch:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     task_labels: list[dict[str, Any]] = field(default_factory=list)
+    flights: list[tuple[Attempts, Attempts]] = field(default_factory=list)
+    """Each stream's rows of ``attempts`` by number, before and after: what a limit has to know."""
 
     def write(self, database: sqlite3.Connection) -> None:
         """Run the statements that have rows; an attempt starts before it ends."""
@@ -131,69 +134,84 @@ class Batch:
                 database.executemany(statement.text, map(statement.row, many))
 
 
-def _write_apart(database: sqlite3.Connection, append: Append, now_ms: int) -> dict[str, DispatchError]:
+def _write_apart(database: sqlite3.Connection, append: Append, now_ms: int) -> Outcome:
     """Write one append so that its failure leaves the others' rows alone."""
     database.execute("SAVEPOINT apart")
     try:
-        refusals = _write(database, (append,), now_ms)
+        (outcome,) = _write(database, (append,), now_ms, sure=True)
     except UNSTORABLE as error:
         database.execute("ROLLBACK TO apart")
         taken = isinstance(error, sqlite3.IntegrityError)
-        refusals = {append.task_id: EventInvalid(TAKEN if taken else f"SQLite cannot store this: {error}")}
+        outcome = EventInvalid(TAKEN if taken else f"SQLite cannot store this: {error}")
     database.execute("RELEASE apart")
-    return refusals
+    return outcome
 
 
-def _write(database: sqlite3.Connection, appends: Sequence[Append], now_ms: int) -> dict[str, DispatchError]:
-    """Write what can be written and return what refused the others, by task."""
-    before = _before(database, [append.task_id for append in appends])
+def _write(
+    database: sqlite3.Connection, appends: Sequence[Append], now_ms: int, *, sure: bool = False
+) -> list[Outcome]:
+    """Write what can be written; return each one's stream, or what refused it.
+
+    Unless it has to be ``sure``, an append that begins a stream is believed: the constraints tell if there is one. Not
+    so with limits, which must not refuse an append that is there already.
+    """
+    doubted = [append.task_id for append in appends if sure or append.expected_version > 0 or append.limits]
+    before = _before(database, doubted)
     batch = Batch()
-    refusals: dict[str, DispatchError] = {}
+    outcomes: list[Outcome] = []
     for append in appends:
         try:
-            _plan(batch, database, append, before, now_ms)
+            outcomes.append(_plan(batch, database, append, before, now_ms))
         except DispatchError as refusal:
-            refusals[append.task_id] = refusal
+            outcomes.append(refusal)
     batch.write(database)
-    return refusals
+    return outcomes
 
 
-def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Before, now_ms: int) -> None:
+def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Before, now_ms: int) -> Stream:
     """Add an append's rows to the batch, none if they are there already; whatever refuses it is raised before."""
-    head = before.heads.get(append.task_id, NEW_STREAM)
-    if _is_there(database, append, head):
-        return
+    stream = before.streams.get(append.task_id, ())
+    first, last = versions(append)
+    if is_repeat(append, [recorded for recorded in stream if first <= recorded.version <= last]):
+        return stream
+    head = Head(stream[-1].version, stream[-1].recorded_at_ms, stream[-1].hash) if stream else NEW_STREAM
     owner = _key_owner(database, append)
     refuse(append, head, owner)
-    chain = sealed(append, head, now_ms)
-    known = before.known.get(append.task_id, Known())
-    changes = project(known, chain, partial(_history, database, append.task_id))
+    chain = sealed(append, head, now_ms, before.newest + len(batch.events))
+    known = before.known.get(append.task_id, NOTHING)
+    changes = project(known, chain, lambda: [recorded.event() for recorded in stream])
+    if append.limits:
+        check_limits(append.limits, known, changes, now_ms, partial(_in_flight, database, batch, now_ms))
     if append.key_digest is not None and owner is None:
         batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
-    _add(batch, append, [recorded for recorded, _ in chain])
+    added = [recorded for recorded, _ in chain]
+    _add(batch, append, added)
     if changes.task is not None:
         _add_projected(batch, changes, changes.task, new=known.task is None)
+        batch.flights.append((known.attempts, changes.attempts))
+    return (*stream, *added)
 
 
 def _before(database: sqlite3.Connection, task_ids: Sequence[str]) -> Before:
+    (newest,) = database.execute(sql.LAST_POSITION).fetchone()
+    if not task_ids:
+        return Before(newest, {}, {})
     wanted = {"task_ids": json.dumps(task_ids)}
-    heads = {task_id: Head(*rest) for task_id, *rest in database.execute(sql.HEADS, wanted)}
-    if not heads:
-        return Before(heads, {})
+    streams: dict[str, list[Recorded]] = {}
+    for row in database.execute(sql.STREAMS_OF, wanted):
+        streams.setdefault(row[2], []).append(recorded_from(row))
     tasks = {row[0]: dict(zip(TASK, row, strict=True)) for row in database.execute(sql.TASKS_OF, wanted)}
     attempts: dict[str, dict[int, dict[str, Any]]] = {task_id: {} for task_id in tasks}
     for row in database.execute(sql.ATTEMPTS_OF, wanted):
         attempts[row[0]][row[1]] = dict(zip(ATTEMPT, row, strict=True))
-    return Before(heads, {task_id: Known(task, attempts[task_id]) for task_id, task in tasks.items()})
+    known = {task_id: Known(task, attempts[task_id]) for task_id, task in tasks.items()}
+    return Before(newest, {task_id: tuple(stream) for task_id, stream in streams.items()}, known)
 
 
-def _is_there(database: sqlite3.Connection, append: Append, head: Head) -> bool:
-    """Say whether the append is a repetition; asked only when there are events at its versions."""
-    first, last = versions(append)
-    if head.version < last:
-        return False
-    wanted = {"task_id": append.task_id, "first": first, "last": last}
-    return is_repeat(append, [recorded_from(row) for row in database.execute(sql.RANGE, wanted)])
+def _in_flight(database: sqlite3.Connection, batch: Batch, now_ms: int, limit: Limit) -> int:
+    """Count the attempts in flight, as the appends of this transaction leave them so far."""
+    grown = [growth(limit, before.values(), after.values(), now_ms) for before, after in batch.flights]
+    return written_in_flight(database, limit, now_ms) + sum(grown)
 
 
 def _key_owner(database: sqlite3.Connection, append: Append) -> str | None:
@@ -201,10 +219,6 @@ def _key_owner(database: sqlite3.Connection, append: Append) -> str | None:
         return None
     row = database.execute(sql.TASK_OF_KEY, {"digest": append.key_digest}).fetchone()
     return None if row is None else str(row[0])
-
-
-def _history(database: sqlite3.Connection, task_id: str) -> list[Event]:
-    return [recorded_from(row).event() for row in database.execute(sql.STREAM, {"task_id": task_id})]
 
 
 def _add(batch: Batch, append: Append, chain: Sequence[Recorded]) -> None:
@@ -229,11 +243,3 @@ def _add_projected(batch: Batch, changes: Changes, task: rows.Row, *, new: bool)
     batch.decisions += changes.decisions
     batch.validations += changes.validations
     batch.task_labels += changes.task_labels
-
-
-def _streams(database: sqlite3.Connection, task_ids: Sequence[str]) -> dict[str, Stream]:
-    streams: dict[str, list[Recorded]] = {task_id: [] for task_id in task_ids}
-    for row in database.execute(sql.STREAMS_OF, {"task_ids": json.dumps(task_ids)}):
-        recorded = recorded_from(row)
-        streams[recorded.task_id].append(recorded)
-    return {task_id: tuple(stream) for task_id, stream in streams.items()}

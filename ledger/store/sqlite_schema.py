@@ -17,7 +17,7 @@ __all__ = ["REVISIONS", "Found", "inspect", "problems", "refuse"]
 APPLICATION_ID: Final = 0x646C6467
 """``dldg`` in the header of the file."""
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """The schema's versions in their order; the last is this program's."""
 
 FINGERPRINT: Final = {

@@ -32,7 +32,6 @@ __all__ = [
     "END_ATTEMPT",
     "FIND",
     "FIND_EXACT",
-    "HEADS",
     "INSERT_ATTEMPT",
     "INSERT_DECISION",
     "INSERT_EVENT",
@@ -41,13 +40,13 @@ __all__ = [
     "INSERT_PAYLOAD",
     "INSERT_TASK",
     "INSERT_VALIDATION",
+    "LAST_POSITION",
     "NEWEST",
     "PAGE",
     "PAYLOAD",
     "PAYLOADS",
     "PROJECTED",
     "PROJECTED_IDS",
-    "RANGE",
     "SALT",
     "STREAM",
     "STREAMS",
@@ -71,10 +70,8 @@ def text_of(statement: Select[Any] | CompoundSelect[Any] | Insert | Update) -> s
     return text
 
 
-def _insert(table: Table, *without: str) -> str:
-    columns: dict[str, BindParameter[Any]] = {
-        column.name: bindparam(column.name) for column in table.c if column.name not in without
-    }
+def _insert(table: Table) -> str:
+    columns: dict[str, BindParameter[Any]] = {column.name: bindparam(column.name) for column in table.c}
     return text_of(insert(table).values(columns))
 
 
@@ -91,7 +88,7 @@ def _stream_of(table: Table) -> Column[str]:
 
 EVENT: Final = tuple(t.events.c)
 
-INSERT_EVENT: Final = _insert(t.events, "position")
+INSERT_EVENT: Final = _insert(t.events)
 INSERT_TASK: Final = _insert(t.tasks)
 INSERT_ATTEMPT: Final = _insert(t.attempts)
 INSERT_DECISION: Final = _insert(t.decisions)
@@ -110,27 +107,18 @@ END_ATTEMPT: Final = text_of(
     .values({name: bindparam(name) for name in rows.OUTCOME})
 )
 
-_wanted = func.json_each(bindparam("task_ids")).table_valued("value")
-_older = t.events.alias("older")
-_newest = select(func.max(_older.c.version)).where(_older.c.task_id == _wanted.c.value).scalar_subquery()
-HEADS: Final = text_of(
-    select(t.events.c.task_id, t.events.c.version, t.events.c.recorded_at_ms, t.events.c.hash).join_from(
-        _wanted, t.events, and_(t.events.c.task_id == _wanted.c.value, t.events.c.version == _newest)
-    )
-)
 TASKS_OF: Final = text_of(select(t.tasks).where(t.tasks.c.task_id.in_(_listed("task_ids"))))
 ATTEMPTS_OF: Final = text_of(select(t.attempts).where(t.attempts.c.task_id.in_(_listed("task_ids"))))
 STREAMS_OF: Final = text_of(
     select(*EVENT).where(t.events.c.task_id.in_(_listed("task_ids"))).order_by(t.events.c.task_id, t.events.c.version)
 )
-RANGE: Final = text_of(
-    select(*EVENT)
-    .where(t.events.c.task_id == bindparam("task_id"))
-    .where(t.events.c.version.between(bindparam("first"), bindparam("last")))
-    .order_by(t.events.c.version)
-)
 STREAM: Final = text_of(select(*EVENT).where(t.events.c.task_id == bindparam("task_id")).order_by(t.events.c.version))
 NEWEST: Final = text_of(select(func.coalesce(func.max(t.events.c.position), 0)))
+LAST_POSITION: Final = (
+    "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), "
+    "coalesce((SELECT max(position) FROM events), 0))"
+)
+"""The greatest position that was ever given, by SQLite's own rule for AUTOINCREMENT."""
 PAGE: Final = text_of(
     select(*EVENT)
     .where(t.events.c.position > bindparam("after"))

@@ -7,9 +7,10 @@ import random
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -22,9 +23,11 @@ from ledger.store.waiting import Patience
 
 __all__ = ["Writer"]
 
+T = TypeVar("T")
+
 GROUP_MAX: Final = 48
 """Appends in one transaction; without a cap all callers march in step and wait for the slowest."""
-GROUP_WHOLE: Final = 16
+GROUP_WHOLE: Final = 32
 """Up to here all that wait go together, of more only half: while one half is written the other half calls."""
 LOOK_AHEAD: Final = 4 * GROUP_MAX
 """Waiting appends looked through for a group; those of a stream that is in the group already are passed over."""
@@ -41,8 +44,16 @@ class Waiting(NamedTuple):
     since_s: float
 
 
+class Work(NamedTuple):
+    """A function for a transaction of its own, and whom to tell."""
+
+    run: Callable[[sqlite3.Connection, int], Any]
+    told: asyncio.Future[Any]
+    since_s: float
+
+
 class Writer:
-    """Appends of one process to one file."""
+    """All that one process writes to one file."""
 
     def __init__(self, engine: AsyncEngine, path: str, now_ms: Callable[[], int], busy_deadline_s: float) -> None:
         self._engine = engine
@@ -50,6 +61,7 @@ class Writer:
         self._now_ms = now_ms
         self._busy_deadline_s = busy_deadline_s
         self._waiting: deque[Waiting] = deque()
+        self._works: deque[Work] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._connection: tuple[AsyncConnection, OneHop] | None = None
@@ -58,14 +70,24 @@ class Writer:
 
     async def append(self, append: Append) -> Stream:
         """Hand over an append and wait for its fate; once handed over it is written whatever becomes of the caller."""
+        told: asyncio.Future[Stream] = self._promised()
+        self._waiting.append(Waiting(append, told, time.monotonic()))
+        self._wake.set()
+        return await told
+
+    async def run(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
+        """Run a function of the connection and the instant in a transaction of its own, between two groups."""
+        told: asyncio.Future[T] = self._promised()
+        self._works.append(Work(work, told, time.monotonic()))
+        self._wake.set()
+        return await told
+
+    def _promised(self) -> asyncio.Future[Any]:
         if self._closing:
             raise LedgerError("the ledger is closed")
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="ledger-writer")
-        told: asyncio.Future[Stream] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(append, told, time.monotonic()))
-        self._wake.set()
-        return await told
+        return asyncio.get_running_loop().create_future()
 
     async def aclose(self, within_s: float) -> None:
         """Write what waits, then stop; what is not written within the bound is refused."""
@@ -75,19 +97,22 @@ class Writer:
             await asyncio.wait((self._task,), timeout=within_s)
             self._task.cancel()
             await asyncio.wait((self._task,), timeout=within_s)
-        self._tell_all(list(self._waiting), LedgerError("the ledger was closed before this append could be written"))
+        untold: list[Waiting | Work] = [*self._waiting, *self._works]
+        self._tell_all(untold, LedgerError("the ledger was closed before this could be written"))
         if self._connection is not None:
             (connection, _), self._connection = self._connection, None
             await connection.close()
 
     async def _run(self) -> None:
-        while self._waiting or not self._closing:
-            if not self._waiting:
+        while self._waiting or self._works or not self._closing:
+            if self._works:
+                await self._do(self._works.popleft())
+            elif not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
+            if not self._waiting:
                 continue
-            group = self._next_group()
-            await self._write(group)
+            await self._write(self._next_group())
             if time.monotonic() < self._contended_until_s:
                 await asyncio.sleep(random.uniform(0, YIELD_MAX_S))  # noqa: S311 - fairness, not secrecy
 
@@ -111,28 +136,40 @@ class Writer:
     async def _write(self, group: Sequence[Waiting]) -> None:
         """Write a group, again and again while the file is locked; tell everybody."""
         appends = [waiting.append for waiting in group]
-        patience = Patience(self._busy_deadline_s - (time.monotonic() - group[0].since_s))
-        try:
-            outcomes = await self._written(appends, patience)
-        except DispatchError as error:
-            self._tell_all(group, error)
-        except asyncio.CancelledError:
-            self._tell_all(group, LedgerError("the ledger was closed while this append was being written"))
-            raise
-        except Exception as error:  # noqa: BLE001 - told to every caller; the writer lives on for the next group
-            self._tell_all(group, LedgerError(f"{self._path}: the writer failed: {error!r}"))
-        else:
+        with self._telling(group):
+            outcomes = await self._written(partial(append_group, appends=appends), group[0].since_s)
             for waiting, outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, DispatchError):
                     self._tell_all((waiting,), outcome)
                 elif not waiting.told.done():
                     waiting.told.set_result(outcome)
 
-    async def _written(self, appends: Sequence[Append], patience: Patience) -> list[Stream | DispatchError]:
+    async def _do(self, work: Work) -> None:
+        """Do one work, again and again while the file is locked; tell who asked for it."""
+        with self._telling((work,)):
+            result = await self._written(partial(_in_transaction, work=work.run), work.since_s)
+            if not work.told.done():
+                work.told.set_result(result)
+
+    @contextmanager
+    def _telling(self, group: Sequence[Waiting | Work]) -> Iterator[None]:
+        """Tell everybody what keeps the block from its end."""
+        try:
+            yield
+        except DispatchError as error:
+            self._tell_all(group, error)
+        except asyncio.CancelledError:
+            self._tell_all(group, LedgerError("the ledger was closed while this was being written"))
+            raise
+        except Exception as error:  # noqa: BLE001 - told to every caller; the writer lives on for the next group
+            self._tell_all(group, LedgerError(f"{self._path}: the writer failed: {error!r}"))
+
+    async def _written(self, write: Callable[..., T], since_s: float) -> T:
+        patience = Patience(self._busy_deadline_s - (time.monotonic() - since_s))
         while True:
             try:
                 connection = await self._driver()
-                return await connection.run(partial(append_group, appends=appends, now_ms=self._now_ms()))
+                return await connection.run(partial(write, now_ms=self._now_ms()))
             except sqlite3.Error as error:
                 if not is_busy(error) or patience.is_over():
                     raise as_ledger_error(error, self._path) from error
@@ -144,7 +181,20 @@ class Writer:
             self._connection = await checked_out(self._engine)
         return self._connection[1]
 
-    def _tell_all(self, group: Sequence[Waiting], error: DispatchError) -> None:
+    def _tell_all(self, group: Sequence[Waiting | Work], error: DispatchError) -> None:
         for waiting in group:
             if not waiting.told.done():
                 waiting.told.set_exception(error)
+
+
+def _in_transaction(database: sqlite3.Connection, now_ms: int, work: Callable[[sqlite3.Connection, int], T]) -> T:
+    """Run a function under the write lock; what it has written is durable or, if it fails, gone."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        result = work(database, now_ms)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+    return result

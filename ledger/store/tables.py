@@ -2,34 +2,34 @@
 
 ``events`` is the truth. ``tasks``, ``attempts``, ``decisions``, ``validations`` and ``task_labels`` are computed from
 it in the same transaction (``ledger.store.projection``) and can always be made again; ``payloads`` and ``keys`` cannot,
-and may be erased. Times are integer UTC milliseconds, money integer nano-USD, truth 0 or 1; unknown is NULL.
+and may be erased. ``workers`` and ``claims`` say who works just now: no history, lost without harm. Times are integer
+UTC milliseconds, money integer nano-USD, truth 0 or 1; unknown is NULL.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import (
-    REAL,
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Double,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-    UniqueConstraint,
+from sqlalchemy import CheckConstraint, Column, Index, MetaData, PrimaryKeyConstraint, Table, UniqueConstraint
+
+from ledger.store.columns import (
+    ATTEMPT_ENDED,
+    ATTEMPT_IN_FLIGHT,
+    FLOAT64,
+    INT64,
+    TASK_OPEN,
+    TASK_WAITS,
+    integer,
+    octets,
+    partial_index,
+    string,
 )
-from sqlalchemy.types import TypeEngine
 
 __all__ = [
     "METADATA",
     "PROJECTIONS",
     "attempts",
+    "claims",
     "decisions",
     "events",
     "keys",
@@ -38,42 +38,26 @@ __all__ = [
     "task_labels",
     "tasks",
     "validations",
+    "workers",
 ]
 
 METADATA: Final = MetaData()
-
-# STRICT tables of SQLite know INTEGER and REAL, both of 64 bits; elsewhere those names are narrower.
-INT64: TypeEngine[int] = BigInteger().with_variant(Integer(), "sqlite")
-FLOAT64: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
-
-
-def _int(name: str, *, null: bool = False) -> Column[int]:
-    return Column(name, INT64, nullable=null)
-
-
-def _text(name: str, *, null: bool = False) -> Column[str]:
-    return Column(name, Text, nullable=null)
-
-
-def _bytes(name: str) -> Column[bytes]:
-    return Column(name, LargeBinary, nullable=False)
-
 
 events = Table(
     "events",
     METADATA,
     Column("position", INT64, primary_key=True, autoincrement=True),
-    _text("event_id"),
-    _text("task_id"),
-    _int("version"),
-    _text("type"),
-    _int("schema_version"),
-    _int("recorded_at_ms"),
-    _text("actor"),
-    _int("fence"),
-    _text("data"),
-    _bytes("prev_hash"),
-    _bytes("hash"),
+    string("event_id"),
+    string("task_id"),
+    integer("version"),
+    string("type"),
+    integer("schema_version"),
+    integer("recorded_at_ms"),
+    string("actor"),
+    integer("fence"),
+    string("data"),
+    octets("prev_hash"),
+    octets("hash"),
     UniqueConstraint("event_id", name="events_event_id"),
     UniqueConstraint("task_id", "version", name="events_stream"),
     CheckConstraint("position > 0", name="events_position_positive"),
@@ -85,84 +69,92 @@ events = Table(
 tasks = Table(
     "tasks",
     METADATA,
-    _text("task_id"),
-    _text("kind"),
-    _text("state"),
-    _text("waiting_for", null=True),
-    _int("not_before_ms", null=True),
-    _text("tier_requested"),
-    _text("tier_final", null=True),
-    _text("model_final", null=True),
-    _int("attempt_final", null=True),
-    _int("attempts"),
-    _int("accepted", null=True),
-    _int("created_at_ms"),
-    _int("ended_at_ms", null=True),
-    _int("cost_nano_usd", null=True),
-    _int("cost_known_nano_usd"),
-    _int("cost_unknown_attempts"),
-    _text("idempotency_key", null=True),
-    _text("replay_of", null=True),
-    _text("judged_task_id", null=True),
-    _text("error_type", null=True),
+    string("task_id"),
+    string("kind"),
+    string("state"),
+    string("waiting_for", null=True),
+    integer("not_before_ms", null=True),
+    string("tier_requested"),
+    string("tier_final", null=True),
+    string("model_final", null=True),
+    integer("attempt_final", null=True),
+    integer("attempts"),
+    integer("accepted", null=True),
+    integer("created_at_ms"),
+    integer("ended_at_ms", null=True),
+    integer("cost_nano_usd", null=True),
+    integer("cost_known_nano_usd"),
+    integer("cost_unknown_attempts"),
+    string("idempotency_key", null=True),
+    string("replay_of", null=True),
+    string("judged_task_id", null=True),
+    string("error_type", null=True),
+    string("worker", null=True),
+    integer("waiting_since_ms", null=True),
     PrimaryKeyConstraint("task_id", name="tasks_pk"),
     Index("tasks_by_time", "created_at_ms", "task_id"),
     # Of a state alone a list merges the tiers, each in order: a list of a million tasks sorts nothing.
     Index("tasks_by_state", "state", "tier_requested", "created_at_ms", "task_id"),
     Index("tasks_by_tier", "tier_requested", "created_at_ms", "task_id"),
+    partial_index("tasks_open", "worker", "not_before_ms", "task_id", where=TASK_OPEN),
+    # For waits that were set later than now: there are none, unless a clock was set back.
+    partial_index("tasks_waiting", "worker", "waiting_since_ms", "task_id", where=TASK_WAITS),
     sqlite_strict=True,
 )
 
 attempts = Table(
     "attempts",
     METADATA,
-    _text("task_id"),
-    _int("attempt"),
-    _text("purpose"),
-    _int("step"),
-    _text("tier"),
-    _text("provider"),
-    _text("request_model"),
-    _text("response_model", null=True),
-    _text("state"),
-    _text("error_type", null=True),
-    _int("retryable", null=True),
-    _int("status_code", null=True),
-    _int("started_at_ms"),
-    _int("ended_at_ms", null=True),
-    _int("latency_ms", null=True),
-    _int("ttft_ms", null=True),
-    _int("tokens_input", null=True),
-    _int("tokens_output", null=True),
-    _int("input_uncached_tokens", null=True),
-    _int("cache_read_tokens", null=True),
-    _int("cache_write_5m_tokens", null=True),
-    _int("cache_write_1h_tokens", null=True),
-    _int("reasoning_tokens", null=True),
-    _text("usage_source"),
-    _int("provider_requests", null=True),
-    _int("cost_nano_usd", null=True),
-    _int("exposure_nano_usd", null=True),
-    _text("price_book", null=True),
-    _text("finish_reason", null=True),
-    _text("request_id", null=True),
-    _text("worker"),
+    string("task_id"),
+    integer("attempt"),
+    string("purpose"),
+    integer("step"),
+    string("tier"),
+    string("provider"),
+    string("request_model"),
+    string("response_model", null=True),
+    string("state"),
+    string("error_type", null=True),
+    integer("retryable", null=True),
+    integer("status_code", null=True),
+    integer("started_at_ms"),
+    integer("ended_at_ms", null=True),
+    integer("latency_ms", null=True),
+    integer("ttft_ms", null=True),
+    integer("tokens_input", null=True),
+    integer("tokens_output", null=True),
+    integer("input_uncached_tokens", null=True),
+    integer("cache_read_tokens", null=True),
+    integer("cache_write_5m_tokens", null=True),
+    integer("cache_write_1h_tokens", null=True),
+    integer("reasoning_tokens", null=True),
+    string("usage_source"),
+    integer("provider_requests", null=True),
+    integer("cost_nano_usd", null=True),
+    integer("exposure_nano_usd", null=True),
+    string("price_book", null=True),
+    string("finish_reason", null=True),
+    string("request_id", null=True),
+    string("worker"),
+    integer("deadline_ms", null=True),
     PrimaryKeyConstraint("task_id", "attempt", name="attempts_pk"),
+    partial_index("attempts_in_flight", "provider", "request_model", "deadline_ms", where=ATTEMPT_IN_FLIGHT),
+    partial_index("attempts_ended", "provider", "request_model", "ended_at_ms", where=ATTEMPT_ENDED),
     sqlite_strict=True,
 )
 
 decisions = Table(
     "decisions",
     METADATA,
-    _text("task_id"),
-    _int("version"),
-    _text("decision"),
-    _text("tier_from", null=True),
-    _text("tier_to", null=True),
-    _text("reason"),
-    _int("not_before_ms", null=True),
-    _text("policy_hash"),
-    _int("recorded_at_ms"),
+    string("task_id"),
+    integer("version"),
+    string("decision"),
+    string("tier_from", null=True),
+    string("tier_to", null=True),
+    string("reason"),
+    integer("not_before_ms", null=True),
+    string("policy_hash"),
+    integer("recorded_at_ms"),
     PrimaryKeyConstraint("task_id", "version", name="decisions_pk"),
     sqlite_strict=True,
 )
@@ -170,16 +162,16 @@ decisions = Table(
 validations = Table(
     "validations",
     METADATA,
-    _text("task_id", null=True),
-    _text("judge_task_id"),
-    _int("version"),
-    _int("judged_attempt", null=True),
-    _int("judge_attempt", null=True),
-    _int("pass"),
+    string("task_id", null=True),
+    string("judge_task_id"),
+    integer("version"),
+    integer("judged_attempt", null=True),
+    integer("judge_attempt", null=True),
+    integer("pass"),
     Column("confidence", FLOAT64, nullable=True),
-    _int("escalate"),
-    _text("error_type", null=True),
-    _int("recorded_at_ms"),
+    integer("escalate"),
+    string("error_type", null=True),
+    integer("recorded_at_ms"),
     PrimaryKeyConstraint("judge_task_id", "version", name="validations_pk"),
     Index("validations_by_task", "task_id"),
     sqlite_strict=True,
@@ -188,10 +180,10 @@ validations = Table(
 task_labels = Table(
     "task_labels",
     METADATA,
-    _text("task_id"),
-    _text("key"),
-    _text("value"),
-    _int("created_at_ms"),
+    string("task_id"),
+    string("key"),
+    string("value"),
+    integer("created_at_ms"),
     PrimaryKeyConstraint("task_id", "key", name="task_labels_pk"),
     Index("task_labels_by_value", "key", "value", "created_at_ms", "task_id"),
     sqlite_strict=True,
@@ -200,10 +192,10 @@ task_labels = Table(
 payloads = Table(
     "payloads",
     METADATA,
-    _text("task_id"),
-    _text("slot"),
-    _bytes("salt"),
-    _bytes("bytes"),
+    string("task_id"),
+    string("slot"),
+    octets("salt"),
+    octets("bytes"),
     PrimaryKeyConstraint("task_id", "slot", name="payloads_pk"),
     sqlite_strict=True,
 )
@@ -211,8 +203,8 @@ payloads = Table(
 keys = Table(
     "keys",
     METADATA,
-    _bytes("digest"),
-    _text("task_id"),
+    octets("digest"),
+    string("task_id"),
     UniqueConstraint("digest", name="keys_digest"),
     Index("keys_by_task", "task_id"),
     sqlite_strict=True,
@@ -221,9 +213,30 @@ keys = Table(
 salts = Table(
     "salts",
     METADATA,
-    _text("name"),
-    _bytes("salt"),
+    string("name"),
+    octets("salt"),
     PrimaryKeyConstraint("name", name="salts_pk"),
+    sqlite_strict=True,
+)
+
+workers = Table(
+    "workers",
+    METADATA,
+    string("worker"),
+    integer("beats"),
+    integer("beat_at_ms"),
+    integer("started_at_ms"),
+    PrimaryKeyConstraint("worker", name="workers_pk"),
+    sqlite_strict=True,
+)
+
+claims = Table(
+    "claims",
+    METADATA,
+    string("task_id"),
+    string("worker"),
+    integer("until_ms"),
+    PrimaryKeyConstraint("task_id", name="claims_pk"),
     sqlite_strict=True,
 )
 

@@ -191,6 +191,7 @@ def _backed_up(path: Path, database: sqlite3.Connection, revision: str) -> Path:
         database.execute("VACUUM INTO ?", (str(backup),))
         _verified(backup)
         _synced(backup)
+        _synced(backup.parent)  # or a power cut brings back a journal that would empty the copy
     except BaseException:
         backup.unlink()
         raise
@@ -210,8 +211,9 @@ def _newest(database: sqlite3.Connection) -> int:
     return int(database.execute("SELECT coalesce(max(position), 0) FROM events").fetchone()[0])
 
 
-def _synced(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
+def _synced(place: Path) -> None:
+    """Make a file's bytes durable, or the names in a folder."""
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

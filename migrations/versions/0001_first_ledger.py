@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.types import TypeEngine
 
+from ledger.store import postgres_guards
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -19,6 +21,8 @@ depends_on = None
 
 INT64: TypeEngine[int] = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 FLOAT64: TypeEngine[float] = sa.Double().with_variant(sa.REAL(), "sqlite")
+TEXT: TypeEngine[str] = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Sorted by its bytes on every engine, whatever a database's collation is."""
 
 APPLICATION_ID = 0x646C6467
 """``dldg``: what ``file`` and we see in the header of an SQLite ledger."""
@@ -75,14 +79,19 @@ GUARDS = (
 
 def upgrade() -> None:
     """Create everything."""
-    for statement in (EVENTS, *GUARDS):
-        op.execute(statement)
-    op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    if op.get_bind().dialect.name == "sqlite":
+        for statement in (EVENTS, *GUARDS):
+            op.execute(statement)
+        op.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    else:
+        schema = op.get_bind().scalar(sa.text("SELECT quote_ident(current_schema())"))
+        for statement in postgres_guards.statements(schema):
+            op.execute(statement)
     _tasks()
     _attempts()
     _other_projections()
     _erasable()
-    salts = sa.table("salts", sa.column("name", sa.Text), sa.column("salt", sa.LargeBinary))
+    salts = sa.table("salts", sa.column("name", TEXT), sa.column("salt", sa.LargeBinary))
     op.bulk_insert(salts, [{"name": "keys", "salt": os.urandom(32)}])
 
 
@@ -91,7 +100,7 @@ def _int(name: str, *, null: bool = False) -> sa.Column[int]:
 
 
 def _text(name: str, *, null: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, nullable=null)
+    return sa.Column(name, TEXT, nullable=null)
 
 
 def _bytes(name: str) -> sa.Column[bytes]:

@@ -1,0 +1,201 @@
+"""A group of appends in one transaction: lock the streams, read them, plan, write, commit.
+
+Streams and keys are locked by advisory locks in one order before anything is read, so that writers on many machines
+take turns at a stream and never wait for each other in a ring. What only the constraints can tell (an event id used
+elsewhere) breaks the group: it is rolled back and repeated, each append within a savepoint of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from hashlib import sha256
+from operator import attrgetter
+from typing import Any, Final
+
+from ledger.envelope import Append, Limit, Recorded, Stream
+from ledger.errors import DispatchError, EventInvalid, LedgerError, VersionConflict
+from ledger.events import AttemptStarted, TaskSubmitted
+from ledger.store import postgres_statements as sql
+from ledger.store.groups import Outcome
+from ledger.store.limits import check_limits, growth
+from ledger.store.postgres_batch import Batch
+from ledger.store.postgres_connection import Driver
+from ledger.store.postgres_errors import FAILURES, is_unstorable
+from ledger.store.postgres_errors import state as sqlstate
+from ledger.store.postgres_guards import GUARD_BROKEN
+from ledger.store.projection import Changes, Known, project
+from ledger.store.sealing import NEW_STREAM, TAKEN, Head, is_repeat, refuse, sealed, versions
+
+__all__ = ["append_group"]
+
+NOTHING: Final = Known()
+BUT_POSITION: Final = attrgetter(*(column.name for column in fields(Recorded)[1:]))
+DUPLICATE: Final = "23505"
+
+
+@dataclass(slots=True)
+class Before:
+    """What the ledger holds of a group, and what the group has added so far."""
+
+    now_ms: int
+    streams: Mapping[str, Stream]
+    owners: dict[bytes, str]
+    """Whom the keys name."""
+    in_flight: dict[Limit, int]
+    started: list[tuple[Known, Changes]] = field(default_factory=list)
+
+    def others(self, limit: Limit) -> int:
+        """Count what is in flight, that of the group included."""
+        return self.in_flight[limit] + sum(
+            growth(limit, known.attempts.values(), changes.attempts.values(), self.now_ms)
+            for known, changes in self.started
+        )
+
+
+async def append_group(database: Driver, appends: Sequence[Append], now_ms: int | None = None) -> list[Outcome]:
+    """Write the appends (each of another stream and key), commit, and return each one's stream or what refused it.
+
+    Args:
+        database: the writer's connection, in no transaction.
+        appends: what to write.
+        now_ms: the clock of ``recorded_at_ms``; None is the server's.
+
+    Raises:
+        asyncpg.PostgresError: nothing was written.
+        OSError: the connection broke, and nobody knows; so with the driver's own errors.
+    """
+    try:
+        return await _in_transaction(database, appends, now_ms, _write)
+    except FAILURES as error:
+        if not is_unstorable(error):
+            raise
+    return await _in_transaction(database, appends, now_ms, _write_apart)
+
+
+async def _in_transaction(
+    database: Driver, appends: Sequence[Append], now_ms: int | None, write: Callable[..., Any]
+) -> list[Outcome]:
+    names = sql.locks(_names(appends))
+    try:
+        # In one message. What is read next has a snapshot of its own, taken when all locks are ours.
+        await database.execute(f"BEGIN; {sql.PLANNED_ONCE}; {names}")
+        outcomes: list[Outcome] = await write(database, appends, now_ms)
+        said = await database.execute("COMMIT")
+    except BaseException:
+        if not database.is_closed() and database.is_in_transaction():
+            await database.execute("ROLLBACK")
+        raise
+    if said != "COMMIT":
+        raise LedgerError(f"the ledger's server answered {said} to COMMIT; nothing was written")
+    return outcomes
+
+
+def _names(appends: Iterable[Append]) -> set[int]:
+    """Return the numbers of the locks: of streams, of keys, of the providers whose places are counted."""
+    texts = [b"stream " + append.task_id.encode() for append in appends]
+    texts += [b"key " + append.key_digest for append in appends if append.key_digest is not None]
+    texts += [b"limit " + limit.provider.encode() for append in appends for limit in _limits(append)]
+    return {int.from_bytes(sha256(text).digest()[:8], signed=True) for text in texts}
+
+
+def _limits(append: Append) -> tuple[Limit, ...]:
+    return append.limits if any(isinstance(new.event, AttemptStarted) for new in append.events) else ()
+
+
+async def _write_apart(database: Driver, appends: Sequence[Append], now_ms: int | None) -> list[Outcome]:
+    """Write each append so that its failure leaves the others' rows alone."""
+    outcomes: list[Outcome] = []
+    for append in appends:
+        await database.execute("SAVEPOINT apart")
+        try:
+            outcomes += await _write(database, (append,), now_ms)
+        except FAILURES as error:
+            if not is_unstorable(error):
+                raise
+            await database.execute("ROLLBACK TO apart")
+            outcomes.append(_refusal(error))
+        await database.execute("RELEASE apart")
+    return outcomes
+
+
+def _refusal(error: BaseException) -> DispatchError:
+    """Return what one append's own failure means."""
+    if sqlstate(error) == GUARD_BROKEN:
+        return VersionConflict("the stream was written to past the ledger's locks; read it again")
+    if sqlstate(error) == DUPLICATE:
+        return EventInvalid(TAKEN)
+    return EventInvalid(f"PostgreSQL cannot store this: {error}")
+
+
+async def _write(database: Driver, appends: Sequence[Append], now_ms: int | None) -> list[Outcome]:
+    """Write what can be written; return each one's stream, or what refused it."""
+    before = await _before(database, appends, now_ms)
+    batch = Batch()
+    outcomes: list[Outcome] = []
+    for append in appends:
+        try:
+            outcomes.append(_plan(batch, append, before))
+        except DispatchError as refusal:
+            outcomes.append(refusal)
+    positions = await batch.write(database)
+    return [outcome if isinstance(outcome, DispatchError) else _placed(outcome, positions) for outcome in outcomes]
+
+
+async def _before(database: Driver, appends: Sequence[Append], now_ms: int | None) -> Before:
+    found = await database.fetch(sql.STREAMS_OF, [append.task_id for append in appends])
+    streams: dict[str, list[Recorded]] = {}
+    for row in found:
+        if row["position"] is not None:
+            recorded = Recorded(*row[1:])
+            streams.setdefault(recorded.task_id, []).append(recorded)
+    digests = [append.key_digest for append in appends if append.key_digest is not None]
+    owners = await database.fetch(sql.TASKS_OF_KEYS, digests) if digests else []
+    at_ms: int = found[0]["now_ms"] if now_ms is None else now_ms
+    limits = {limit for append in appends for limit in _limits(append)}
+    counts = {limit: await database.fetchval(sql.IN_FLIGHT, *_counted(limit, at_ms)) for limit in limits}
+    return Before(at_ms, {task_id: tuple(stream) for task_id, stream in streams.items()}, dict(owners), counts)
+
+
+def _counted(limit: Limit, now_ms: int) -> tuple[str, str | None, int]:
+    return limit.provider, limit.model, now_ms - limit.grace_ms
+
+
+def _plan(batch: Batch, append: Append, before: Before) -> Stream:
+    """Add an append's rows to the batch, none if they are there already; whatever refuses it is raised before."""
+    stream = before.streams.get(append.task_id, ())
+    first, last = versions(append)
+    if is_repeat(append, [recorded for recorded in stream if first <= recorded.version <= last]):
+        return stream
+    head = Head(stream[-1].version, stream[-1].recorded_at_ms, stream[-1].hash) if stream else NEW_STREAM
+    owner = None if append.key_digest is None else before.owners.get(append.key_digest)
+    refuse(append, head, owner)
+    chain = sealed(append, head, before.now_ms, -len(append.events))  # below 1: positions come with the insert
+    known = _known(stream)
+    changes = project(known, chain, lambda: [recorded.event() for recorded in stream])
+    limits = _limits(append)
+    if limits:
+        check_limits(limits, known, changes, before.now_ms, before.others)
+    if append.key_digest is not None and owner is None:
+        batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
+    added = [recorded for recorded, _ in chain]
+    batch.add(append, added, known, changes)
+    if before.in_flight:
+        before.started.append((known, changes))
+    return (*stream, *added)
+
+
+def _known(stream: Stream) -> Known:
+    """Fold what a stream has come to; one that is no task is not read."""
+    if not stream or stream[0].type != TaskSubmitted.TYPE:
+        return NOTHING
+    changes = project(NOTHING, ((recorded, recorded.event()) for recorded in stream), tuple)
+    return Known(changes.task, changes.attempts)
+
+
+def _placed(stream: Stream, positions: Mapping[str, int]) -> Stream:
+    """Give the new events at a stream's end the positions that they were stored at."""
+    return tuple(
+        recorded if recorded.position > 0 else Recorded(positions[recorded.event_id], *BUT_POSITION(recorded))
+        for recorded in stream
+    )
