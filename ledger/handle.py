@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from weakref import WeakKeyDictionary
 
 from ledger.config import resolve_ledger
+from ledger.config.origins import without_password
 from ledger.ports import Ports
-from ledger.store.opening import open_store
+from ledger.store.opening import open_store, parse_url
 from ledger.store.protocol import Store
 
 __all__ = ["Ledger"]
@@ -50,13 +53,19 @@ class Ledger:
         """Name a ledger.
 
         Args:
-            url: a path or ``sqlite:///path``; None is ``DISPATCH_LEDGER_URL``, else ``sqlite:///dispatch.db``.
+            url: a path, ``sqlite:///path`` or ``postgresql://user@host/name``; None is ``DISPATCH_LEDGER_URL``, else
+                ``sqlite:///dispatch.db``.
             create: make it if there is none; otherwise that is ``LedgerMissing``.
             guarded: refuse a ledger whose guards have fallen; False is for those who only look, to report them.
             ports: clock, sleep, ids and jitter; the real ones by default.
         """
         place = resolve_ledger(None) if url is None else os.fspath(url)
         return cls(place, create=create, guarded=guarded, ports=ports)
+
+    @property
+    def shown(self) -> str:
+        """Its place as people may see it, without a password."""
+        return without_password(self.url)
 
     async def store(self) -> Store:
         """Return the opened store.
@@ -72,6 +81,15 @@ class Ledger:
                 )
             return place.store
 
+    async def nearby(self) -> Path | None:
+        """Return the folder on this host for what belongs to the ledger but stands beside it: locks, spilled answers.
+
+        Raises:
+            LedgerError: the ledger cannot be opened.
+        """
+        place = parse_url(self.url)
+        return _beside(place) if isinstance(place, Path) else _at_home(await (await self.store()).key_salt())
+
     async def aclose(self) -> None:
         """Close what this event loop has opened; appends under way are finished first."""
         place = self._places.pop(asyncio.get_running_loop(), None)
@@ -86,3 +104,15 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _beside(path: Path) -> Path:
+    """Return the folder of a file, the same by whatever name the file is called."""
+    file = path.resolve()
+    return file.with_name(f"{file.name}-workers")
+
+
+def _at_home(salt: bytes) -> Path:
+    """Return the folder of a ledger on a server, the same by whatever address the server is called."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    return state / "dispatch-ledger" / hashlib.sha256(salt).hexdigest()[:16]

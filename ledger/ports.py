@@ -54,6 +54,10 @@ class _Salts:
 _new_salt: Final = _Salts()
 
 
+def _nothing(_point: str) -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """The outside world as functions; the defaults are the real one."""
@@ -68,3 +72,5 @@ class Ports:
     """A whole number within plus or minus the limit: the jitter of one decision."""
     new_salt: Callable[[], bytes] = _new_salt
     """Sixteen fresh bytes for one text."""
+    passing: Callable[[str], None] = _nothing
+    """Told of each point of the protocol as it is passed (``before start`` …): where a test kills, raises or pauses."""

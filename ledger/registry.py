@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
 from typing import Any, Final
 
+from ledger.breakers import BreakerSettings
 from ledger.config import Config
 from ledger.config.tables import circle
 from ledger.errors import ConfigurationError, RequestRefused
@@ -27,6 +29,9 @@ WIDE: Final = Context(prec=60)
 
 class TierUnknown(RequestRefused, ValueError):
     """A name that no tier has."""
+
+
+CONCURRENCY_MAX: Final = 64
 
 
 class ModelTier(StrEnum):
@@ -57,7 +62,7 @@ class Entry:
     fallback: ModelTier | None
     timeout_ms: int
     concurrency: int
-    """Calls at once to its provider, in one process."""
+    """Calls at once to its provider, over all processes that share the ledger."""
 
 
 class ModelRegistry:
@@ -136,9 +141,19 @@ class ModelRegistry:
         """Return what a whole task may use."""
         return Limits(attempts=ATTEMPTS_MAX, cost_nano_usd=None)
 
+    def breakers(self) -> BreakerSettings:
+        """Return when a provider's model is left alone, and how long."""
+        table = self.config.breakers
+        return BreakerSettings(table.failures, _scaled(table.open_s, 1000), _scaled(table.open_max_s, 1000))
+
     def concurrency(self, provider: str) -> int:
-        """Return how many calls may run at once to a provider, in one process."""
+        """Return how many calls may run at once to a provider, over all processes that share the ledger."""
         return self.config.providers.named(provider).concurrency
+
+    def usual_concurrency(self, tiers: Iterable[ModelTier | str] = ModelTier) -> int:
+        """Return the calls that may run at once to the providers of these tiers together, at most 64."""
+        providers = {self.entry(tier).provider for tier in tiers}
+        return max(1, min(CONCURRENCY_MAX, sum(map(self.concurrency, providers))))
 
     def settings(self, provider: str) -> dict[str, Any]:
         """Return what a provider's clients are made with: its table without ``concurrency``, in plain Python."""

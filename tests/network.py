@@ -15,7 +15,8 @@ DIALS: Final = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 LOOKUPS: Final = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"})
 
 SETTING: Final = re.compile(
-    r"(ANTHROPIC|CLAUDE|GEMINI|GOOGLE|DISPATCH)_\w+|\w+_BASE_URL|\w*(API_KEY|AUTH_TOKEN)|\w+_PROXY", re.IGNORECASE
+    r"(?!DISPATCH_LEDGER_TEST_)(ANTHROPIC|CLAUDE|GEMINI|GOOGLE|DISPATCH)_\w+|\w+_BASE_URL|\w*(API_KEY|AUTH_TOKEN)|\w+_PROXY",
+    re.IGNORECASE,
 )
 """The variables of a developer's machine that could send a test somewhere, pay for it, or change what it sees."""
 

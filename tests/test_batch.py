@@ -20,7 +20,7 @@ from ledger import Config, Executor, Ledger, ModelRegistry
 from ledger.audit import verify
 from ledger.batch import running
 from ledger.batch.lines import Asked, BatchRefused, read_batch
-from ledger.batch.running import run_batch, usual_concurrency
+from ledger.batch.running import run_batch
 from ledger.batch.tally import Finished, Tally
 from ledger.errors import LedgerFull, PromptRefused
 from ledger.executor.requests import Request
@@ -380,14 +380,13 @@ async def test_no_more_tasks_are_under_way_than_asked_for(tmp_path: Path) -> Non
 )
 def test_the_usual_concurrency_is_the_providers(tiers: list[str], expected: int) -> None:
     """The limits of the providers that the batch begins with, each once."""
-    batch = read(*({**GOOD, "tier": tier} for tier in tiers)) if tiers else ()
-    assert expected == usual_concurrency(ModelRegistry(Config()), batch)
+    assert expected == ModelRegistry(Config()).usual_concurrency(tiers)
 
 
 def test_the_usual_concurrency_has_a_limit() -> None:
     """At most 64."""
     config = Config.from_mapping({"providers": {"anthropic": {"concurrency": 500}}})
-    assert usual_concurrency(ModelRegistry(config), read(GOOD)) == 64
+    assert ModelRegistry(config).usual_concurrency() == 64
 
 
 class Failing:

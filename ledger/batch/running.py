@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ledger.batch.lines import Asked, BatchRefused, LineProblem
 from ledger.batch.tally import Finished, Tally
 from ledger.errors import IdempotencyConflict, PromptRefused, RequestRefused
 from ledger.executor.api import Executor
-from ledger.executor.attempt import Listener
+from ledger.executor.listening import Listener
 from ledger.executor.requests import fingerprint, key_digest
 from ledger.registry import ModelRegistry
 
-__all__ = ["refuse_taken_keys", "run_batch", "usual_concurrency"]
+__all__ = ["refuse_taken_keys", "run_batch"]
 
-CONCURRENCY_MAX: Final = 64
 DRAIN_S: Final = 30.0
 """How long, after the ledger failed one task, the others may still bring in answers that are paid for."""
 CLEAN_UP_S: Final = 15.0
-
-
-def usual_concurrency(registry: ModelRegistry, batch: Iterable[Asked]) -> int:
-    """Return the sum of the limits of the providers that the batch begins with, at most 64."""
-    providers = {registry.entry(asked.request.tier).provider for asked in batch}
-    return max(1, min(CONCURRENCY_MAX, sum(registry.concurrency(provider) for provider in providers)))
 
 
 async def refuse_taken_keys(executor: Executor, batch: Sequence[Asked], name: str) -> None:
@@ -66,14 +59,15 @@ async def run_batch(
     Args:
         executor: what dispatches.
         batch: the requests.
-        concurrency: tasks under way at once; None is ``usual_concurrency``.
+        concurrency: tasks under way at once; None is the sum of the providers' limits.
         on_finished: told of each request at its end.
 
     Raises:
         DispatchError: the ledger or the configuration cannot be used.
     """
     run = _Run(executor, batch, on_finished)
-    workers = min(len(batch), concurrency or usual_concurrency(executor.registry, batch))
+    tiers = {asked.request.tier for asked in batch}
+    workers = min(len(batch), concurrency or executor.registry.usual_concurrency(tiers))
     if workers:
         await run.side_by_side(workers)
     return run.tally

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ledger.batch.lines import Asked
 from ledger.errors import IdempotencyConflict, PromptRefused, RequestRefused
-from ledger.executor.api import Dispatched
+from ledger.executor.intake import Dispatched
 from ledger.state import Held
 
 __all__ = ["Finished", "Tally", "task_record"]
@@ -48,13 +48,7 @@ class Finished:
     @property
     def count(self) -> str:
         """The word that its lines count under."""
-        if self.done is None:
-            return "refused"
-        if self.done.succeeded_before:
-            return "reused"
-        if isinstance(self.done.story.state, Held):
-            return "held"
-        return "succeeded" if self.done.result.success else "failed"
+        return "refused" if self.done is None else count_of(self.done)
 
     @property
     def new(self) -> bool:
@@ -64,11 +58,7 @@ class Finished:
     @property
     def costs(self) -> list[int | None]:
         """What each attempt of this run cost, None where unknown."""
-        if self.done is None:
-            return []
-        story = self.done.story
-        mine = [story.outcomes.get(number) for number, start in story.started.items() if start.worker == self.worker]
-        return [None if outcome is None else outcome.cost_nano_usd for outcome in mine]
+        return [] if self.done is None else costs_of(self.done, self.worker)
 
     def record(self, line: int) -> dict[str, Any]:
         """Return what is written about one of its lines."""
@@ -96,7 +86,14 @@ class Tally:
         """Count a request's lines."""
         self.lines[finished.count] += len(finished.asked.lines)
         self.submitted += finished.new
-        costs = finished.costs
+        self._spend(finished.costs)
+
+    def count(self, done: Dispatched, worker: str) -> None:
+        """Count a task that this worker drove to its end, or to where it waits for a person."""
+        self.lines[count_of(done)] += 1
+        self._spend(costs_of(done, worker))
+
+    def _spend(self, costs: list[int | None]) -> None:
         self.attempts += len(costs)
         self.cost_known_nano_usd += sum(cost for cost in costs if cost is not None)
         self.cost_unknown_attempts += costs.count(None)
@@ -121,6 +118,22 @@ class Tally:
             "cost_known_nano_usd": self.cost_known_nano_usd,
             "cost_unknown_attempts": self.cost_unknown_attempts,
         }
+
+
+def count_of(done: Dispatched) -> str:
+    """Return the word that a task counts under."""
+    if done.succeeded_before:
+        return "reused"
+    if isinstance(done.story.state, Held):
+        return "held"
+    return "succeeded" if done.result.success else "failed"
+
+
+def costs_of(done: Dispatched, worker: str) -> list[int | None]:
+    """Return what each attempt of this worker cost, None where unknown."""
+    story = done.story
+    mine = [story.outcomes.get(number) for number, start in story.started.items() if start.worker == worker]
+    return [None if outcome is None else outcome.cost_nano_usd for outcome in mine]
 
 
 def task_record(done: Dispatched) -> dict[str, Any]:

@@ -24,6 +24,22 @@ def upgrade(common: Common) -> int:
     return upgrade_ledger(common)
 
 
+@db.command(short_help="Copy a whole ledger into a new one.")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@common
+@pass_common
+def copy(common: Common, source: str, target: str) -> int:
+    """Copy the ledger FROM into the ledger TO, which is new or empty, then verify TO. Exit code 1 on any finding.
+
+    Both are named as --ledger names one; from a file to PostgreSQL, back, or between two of a kind. Events keep their
+    bytes, positions and hashes. FROM is only read; what is appended to it meanwhile stays behind.
+    """
+    from ledger.cli.work.db import copy_to  # noqa: PLC0415 - loaded when the command runs
+
+    return copy_to(common, source, target)
+
+
 @db.command(short_help="Check that schema and guards stand as they were made.")
 @common
 @pass_common

@@ -15,10 +15,12 @@ from ledger.cli.doctor import doctor
 from ledger.cli.exits import DONE, INTERRUPTED
 from ledger.cli.run import run
 from ledger.cli.show import show
+from ledger.cli.submit import submit
 from ledger.cli.tail import tail
 from ledger.cli.tasks import tasks
 from ledger.cli.validate import validate
 from ledger.cli.verify import verify
+from ledger.cli.worker import cancel, resume, worker
 
 __all__ = ["main"]
 
@@ -52,7 +54,9 @@ def dispatch_ledger() -> None:
     """
 
 
-for command in (run, batch, tasks, show, tail, validate, verify, config, doctor, db, demo):
+DISPATCHING = (run, batch, submit, worker, resume, cancel)
+LOOKING = (tasks, show, tail, validate, verify, config, doctor, db, demo)
+for command in (*DISPATCHING, *LOOKING):
     dispatch_ledger.add_command(command)
 
 

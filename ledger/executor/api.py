@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from clients.base import ExecutionResult, ModelClient, OnText
 from clients.judging import failed_verdict
-from ledger.canonical import salted_digest
 from ledger.composition import build_client
 from ledger.config import Config, load_config, resolve_ledger
-from ledger.envelope import Stream
-from ledger.errors import ClientError, IdempotencyConflict, TaskNotFound, UsageError
-from ledger.executor.attempt import Attempt, Listener, Sent
+from ledger.errors import ClientError, TaskNotFound, UsageError
+from ledger.executor import dispatching
+from ledger.executor.bench import Bench, Benches
 from ledger.executor.checks import checked, checked_listeners
-from ledger.executor.driver import Driver
+from ledger.executor.crew import Crew
+from ledger.executor.intake import Dispatched, Intake
+from ledger.executor.listening import Listener
 from ledger.executor.pool import Pool
-from ledger.executor.requests import Judged, Request, Rules, draft, fingerprint, key_digest, same_requests
-from ledger.executor.results import Story, result_of, tell, verdict_of
+from ledger.executor.requests import Judged, Request, asked_of, judging
+from ledger.executor.results import result_of, tell, verdict_of
 from ledger.executor.transact import Desk
 from ledger.handle import Ledger
 from ledger.ports import Ports
 from ledger.registry import ModelRegistry, ModelTier
-from ledger.store.protocol import KeyTaken
 
-__all__ = ["Dispatched", "Executor"]
-
-JUDGE: Final = ModelTier.SONNET
-JUDGE_TOKENS: Final = 1024
-RULES: Final = 64
-"""Routes of one configuration that are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatched:
-    """A task brought to its end, and what of it was there before."""
-
-    story: Story
-    stream: Stream
-    result: ExecutionResult
-    attempts_before: int
-    """Attempts that the ledger held when this call met the task."""
-    succeeded_before: bool
+__all__ = ["Executor"]
 
 
 class Executor:
@@ -75,7 +58,8 @@ class Executor:
         self.ledger = ledger or Ledger.open(resolve_ledger(None, self.config), ports=self._ports)
         self._pool = Pool(self.registry, build)
         self._worker = f"worker:{self._ports.new_id()}"
-        self._pinned = lru_cache(RULES)(self._pinned_to)
+        self._intake = Intake(self.config, self.registry)
+        self._benches = Benches(self.ledger, self._ports, self._pool, self.registry, self._worker)
 
     @property
     def worker(self) -> str:
@@ -115,17 +99,33 @@ class Executor:
             PromptRefused: the tier's client can never send this text; nothing was written.
             LedgerError: the ledger cannot be used.
         """
-        request = Request(
-            tier=ModelTier(model_tier).value,
-            prompt=prompt,
-            max_tokens=max_tokens,
-            retry_count=retry_count,
-            system=system,
-            timeout_s=timeout_s,
-            key=idempotency_key,
-            labels={} if labels is None else labels,
+        asked = asked_of(
+            ModelTier(model_tier), prompt, max_tokens, retry_count, idempotency_key, labels, timeout_s, system
         )
-        return (await self.dispatch(request, Listener(on_text, on_restart))).result
+        return (await self.dispatch(asked, Listener(on_text, on_restart))).result
+
+    async def submit(
+        self,
+        model_tier: ModelTier | str,
+        prompt: str,
+        max_tokens: int | None = None,
+        retry_count: int | None = None,
+        *,
+        idempotency_key: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+        system: str | None = None,
+    ) -> str:
+        """Queue one prompt for whoever works, and return its task's id; the arguments are those of ``execute``.
+
+        Raises:
+            UsageError: an argument is wrong, or the key names another request; nothing was written.
+            LedgerError: the ledger cannot be used.
+        """
+        asked = asked_of(
+            ModelTier(model_tier), prompt, max_tokens, retry_count, idempotency_key, labels, timeout_s, system
+        )
+        return await dispatching.enqueued(await self._person(), self._intake, checked(asked))
 
     async def validate_output(self, task: str, output: str) -> dict[str, Any]:
         """Judge an output; return exactly ``pass``, ``issues``, ``confidence`` and ``escalate``.
@@ -143,9 +143,7 @@ class Executor:
 
     async def judge(self, task: str, judged: Judged) -> tuple[dict[str, Any], Dispatched]:
         """Judge an output as a task of its own; return the verdict with that task."""
-        done = await self.dispatch(
-            Request(tier=JUDGE.value, prompt=task, max_tokens=JUDGE_TOKENS, judged=judged), Listener()
-        )
+        done = await self.dispatch(judging(task, judged), Listener())
         verdict = await verdict_of(await self.ledger.store(), done.story, done.stream)
         return verdict or failed_verdict(done.result.error or "the judge gave no verdict"), done
 
@@ -161,67 +159,82 @@ class Executor:
             raise TaskNotFound(f"the ledger holds no task {task_id}")
         return await result_of(store, story)
 
+    async def resume(self, task_id: str | None = None) -> tuple[ExecutionResult, ...]:
+        """Finish what dead workers left, or one task, also one that waits for a person; return the results.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            LedgerError: the ledger cannot be used.
+        """
+        if task_id is not None:
+            return ((await self.finish(task_id)).result,)
+        done: list[Dispatched] = []
+        await self.work(drain=True, ownerless=False, on_finished=done.append)
+        return tuple(each.result for each in done)
+
+    async def cancel(self, task_id: str) -> str:
+        """Call a task off and return its state, not ``cancelled`` if it had ended; a call in flight is given up.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        return await dispatching.cancelled(await self._person(), task_id)
+
+    async def work(
+        self,
+        *,
+        drain: bool = False,
+        ownerless: bool = True,
+        concurrency: int | None = None,
+        stop: asyncio.Event | None = None,
+        on_finished: Callable[[Dispatched], object] | None = None,
+    ) -> None:
+        """Work on tasks that have no living owner, until ``stop`` is set or, with ``drain``, until none is left.
+
+        Args:
+            drain: end when nothing is left.
+            ownerless: also take tasks that were submitted for nobody in particular; otherwise dead workers' only.
+            concurrency: tasks under way at once; None is the sum of the providers' limits, at most 64.
+            stop: set, it lets nothing new begin; what is under way is seen to its end.
+            on_finished: told of each task that ended or is held.
+        """
+        bench = await self._bench()
+        crew = Crew(
+            bench.desk,
+            bench.others,
+            partial(dispatching.driven, bench, patient=False),
+            most=concurrency or self.registry.usual_concurrency(),
+            ownerless=ownerless,
+        )
+        await crew.work(drain=drain, stop=stop or asyncio.Event(), on_finished=on_finished)
+
     async def dispatch(self, request: Request, listener: Listener) -> Dispatched:
         """Bring a request to its end: as a new task, or as the one that its key names."""
         checked(request)
         checked_listeners(listener.on_text, listener.on_restart)
-        store = await self.ledger.store()
-        key = key_digest(request, await store.key_salt())
-        desk = Desk(store, self._ports, self._worker)
-        sent = Sent(request.prompt, request.system)
-        if request.judged is not None:
-            sent = Sent.to_judge(request.prompt, request.judged.output)
-        attempt = Attempt(desk, self._pool, sent, listener)
-        task_id = None if key is None else await store.task_of_key(key)
-        stream: Stream = ()
-        if task_id is None:
-            new = draft(request, self._rules(request), self._ports, self._worker)
-            try:
-                task_id, stream = new.task_id, await attempt.first(new, key)
-            except KeyTaken as taken:
-                task_id = taken.task_id
-        met = tell(task_id, stream)
-        before = 0
-        succeeded_before = False
-        if met is None:
-            stream = await store.read(task_id)
-            met = await self._met(request, task_id, stream)
-            before, succeeded_before = len(met.started), met.answering is not None
-        driven = await Driver(desk, attempt).drive(task_id, stream)
-        if listener.fault is not None:
-            raise listener.fault
-        story = met if driven is stream else tell(task_id, driven) or met
-        result = await result_of(store, story, attempt.texts)
-        return Dispatched(story, driven, result, before, succeeded_before)
+        return await dispatching.dispatched(await self._bench(), self._intake, request, listener)
 
-    async def _met(self, request: Request, task_id: str, stream: Stream) -> Story:
-        """Return the story of the task that a key named, once it is sure that the request is the same."""
-        story = tell(task_id, stream)
-        payload = await (await self.ledger.store()).payload(task_id, "fingerprint")
-        if story is not None and payload is not None:
-            pinned = story.task.submitted
-            asked = same_requests(request, self._rules(request), pinned)
-            if any(salted_digest(payload.salt, fingerprint(each)) == pinned.fingerprint for each in asked):
-                return story
-        raise IdempotencyConflict(request.key or request.default_key or "", task_id)
+    async def finish(self, task_id: str) -> Dispatched:
+        """Bring a task to its end; one that waits for a person is let go."""
+        await dispatching.released(await self._person(), task_id)
+        done = await dispatching.driven(await self._bench(), task_id, patient=True)
+        if done is None:
+            raise TaskNotFound(f"the ledger holds no task {task_id}")
+        return done
 
-    def _rules(self, request: Request) -> Rules:
-        retries = self.config.retry.retry_count if request.retry_count is None else request.retry_count
-        return self._pinned(request.tier, retries, request.judged is not None)
+    async def _person(self) -> Desk:
+        """Return the desk of those who take no task: nobody needs to know whether they live."""
+        return Desk(await self.ledger.store(), self._ports, "person")
 
-    def _pinned_to(self, tier: str, retries: int, judging: bool) -> Rules:  # noqa: FBT001 - a cache's key
-        return Rules(
-            route=() if judging else self.registry.route(ModelTier(tier), retries),
-            judge=self.registry.judge(retries) if judging else (),
-            policy=self.registry.policy(),
-            limits=self.registry.limits(),
-            max_tokens=self.config.retry.max_tokens,
-        )
+    async def _bench(self) -> Bench:
+        self._pool.refuse_closed()
+        return await self._benches.here()
 
     async def aclose(self) -> None:
         """End and record the calls in flight, close the clients, and the ledger if the executor opened it."""
         try:
             await self._pool.aclose()
+            await self._benches.leave()
         finally:
             if self._owns_ledger:
                 await self.ledger.aclose()

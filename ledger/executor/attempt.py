@@ -6,89 +6,81 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import count
+from typing import Any, Final
 
-from clients.base import ExecutionResult, ModelClient, OnText, PromptPrefix
+from clients.base import ExecutionResult, ModelClient
 from ledger import commands as c
 from ledger import events as e
-from ledger.canonical import digest_of
+from ledger.breakers import Closed
 from ledger.dispatch import decide
 from ledger.envelope import Append, Payload, Stream
 from ledger.evolve import fold
 from ledger.executor import outcomes
-from ledger.executor.calling import GRACE_S, apart, read_call, say
-from ledger.executor.pool import Pool
+from ledger.executor.bench import Bench
+from ledger.executor.calling import GRACE_S, apart, outlast, read_call
+from ledger.executor.listening import Listener
 from ledger.executor.readiness import Sent, readied
+from ledger.executor.recording import ended, record
+from ledger.executor.recovery import settle_the_dead
 from ledger.executor.requests import Draft
-from ledger.executor.transact import Desk, state_of
+from ledger.executor.starting import Braked, refuse_braked, shared_limits, started_event
+from ledger.executor.transact import state_of
+from ledger.policy import PPM
 from ledger.state import INITIAL, Ready, State, Task, Waiting
+from ledger.store.protocol import LimitReached
 
-__all__ = ["Attempt", "Listener", "Sent"]
+__all__ = ["Attempt", "Sent"]
 
+PLACE_S: Final = 0.1
+"""About how often a place among a provider's calls, all of which other processes have, is asked for again."""
+SWEEP_EVERY: Final = 50
+"""After so many times it is looked whether those who have the places still live."""
 
-@dataclass(slots=True)
-class Listener:
-    """The caller's ears: text as it comes, and word of a start over."""
-
-    on_text: OnText | None = None
-    on_restart: Callable[[int], object] | None = None
-    attempt: int = 0
-    """The one that is listened to; 0 is none."""
-    heard: bool = False
-    fault: Exception | None = None
-    """What the caller's own function raised; it must not pass for the provider's failure."""
-
-    def hear(self, attempt: int, text: str) -> None:
-        """Pass a piece of text on; a client left behind by an earlier attempt is not heard any more."""
-        if attempt != self.attempt:
-            return
-        self.heard = True
-        if self.on_text is None or self.fault is not None:
-            return
-        try:
-            self.on_text(text)
-        except Exception as error:  # noqa: BLE001 - raised to the caller once the outcome is recorded
-            self.fault = error
-
-    def begin(self, attempt: int) -> None:
-        """Say that the text starts over, if some of it was heard."""
-        if self.heard and self.on_restart is not None and self.fault is None:
-            try:
-                self.on_restart(attempt)
-            except Exception as error:  # noqa: BLE001 - likewise
-                self.fault = error
-        self.heard = False
-        self.attempt = attempt
+Drawn = tuple[Append, e.AttemptStarted]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """Makes the attempt that a task's state calls for."""
 
-    desk: Desk
-    pool: Pool
+    bench: Bench
     sent: Sent
     listener: Listener
     texts: dict[str, bytes] = field(default_factory=dict)
     """What was recorded here, by slot: whoever made the call need not read its answer back."""
 
     async def first(self, draft: Draft, key: bytes | None) -> Stream:
-        """Submit a task and make its first attempt; the two are one transaction.
+        """Submit a task and make its first attempt; the two are one transaction, unless it has to wait for its turn.
 
         Raises:
             PromptRefused: the text cannot be sent; nothing was written.
             KeyTaken: the key names another task; nothing was written or called.
         """
-        submitted = decide(INITIAL, c.Submit(draft.request, self.desk.seen(draft.request.policy)))
-        return await self._make(draft.task_id, 0, submitted, fold(submitted), draft.payloads, key)
+        desk = self.bench.desk
+        submitted = decide(INITIAL, c.Submit(draft.request, desk.seen(draft.request.policy)))
+        state = fold(submitted)
+        if not isinstance(state, Ready):
+            raise TypeError(f"a task that was just submitted is {type(state).__name__}")
+        step = state.task.at
+        if isinstance(await self.bench.brakes.standing(step.provider, step.model), Closed):
+            try:
+                return await self._make(draft.task_id, 0, submitted, state, draft.payloads, key)
+            except (Braked, LimitReached):
+                pass
+        else:
+            await readied(self.bench.pool, self.sent, state.task, new=True)
+        append = desk.sealed(draft.task_id, 0, submitted, fence=0, payloads=draft.payloads, key=key)
+        return await self.bench.pool.unbroken(desk.store.append(append))
 
-    async def next(self, task_id: str, stream: Stream) -> Stream:
-        """Make the next attempt of a task that is ready or due.
+    async def next(self, task_id: str, stream: Stream, *, trial: bool = False) -> Stream:
+        """Make the next attempt of a task that is ready or due; a trial is the only one of its model in flight.
 
         Raises:
             VersionConflict: somebody else was first; nothing was called.
+            LimitReached: somebody else makes the trial.
         """
-        return await self._make(task_id, len(stream), (), state_of(stream))
+        return await self._make(task_id, len(stream), (), state_of(stream), trial=trial)
 
     async def _make(
         self,
@@ -98,59 +90,69 @@ class Attempt:
         state: State,
         payloads: tuple[Payload, ...] = (),
         key: bytes | None = None,
+        *,
+        trial: bool = False,
     ) -> Stream:
         """Make ready, append ``before`` and the start, call, record."""
         if not isinstance(state, Ready | Waiting):
             raise TypeError(f"no attempt can follow {type(state).__name__}")
-        task = state.task
-        async with self.pool.flight(task.at.provider) as slot:
-            ready = await readied(self.pool, self.sent, task, new=version == 0)
-            started = self._started(task, None if isinstance(ready, ExecutionResult) else ready[1])
-            events = (*before, *decide(state, c.Start(started, self.desk.ports.now_ms())))
+        task, desk, pool = state.task, self.bench.desk, self.bench.pool
+        async with pool.flight(task.at.provider) as slot, self.bench.gate.passed(alone=task.orphans > 0):
+            ready = await readied(pool, self.sent, task, new=version == 0)
+            await refuse_braked(self.bench, task, trial=trial)
+            sealed = partial(desk.sealed, task_id, version, key=key)
             if isinstance(ready, ExecutionResult):
-                done = self._ended(started, ready, task)
-                record = c.Record(done.outcome, started.fence, self.desk.seen(task.submitted.policy))
-                events = (*events, *decide(fold(events[len(before) :], state), record))
-                payloads = (*payloads, *done.payloads)
-            append = self.desk.sealed(task_id, version, events, fence=started.fence, payloads=payloads, key=key)
-            if isinstance(ready, ExecutionResult):
-                return await self.pool.unbroken(self.desk.store.append(append))
-            stream = await self._begin(append, started, task)
-            return await self._call(ready[0], stream, started, task, slot.release)
+                started = started_event(desk, task, None)
+                begun = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
+                done = ended(desk.ports, started, ready, task)
+                after = c.Record(done.outcome, started.fence, desk.seen(task.submitted.policy))
+                events = (*begun, *decide(fold(begun[len(before) :], state), after))
+                append = sealed(events, fence=started.fence, payloads=(*payloads, *done.payloads))
+                recorded = await pool.unbroken(desk.store.append(append))
+                await self.bench.brakes.after(task_id, started.provider, started.request_model, recorded)
+                return recorded
+            client, prefix = ready
 
-    def _started(self, task: Task, prefix: PromptPrefix | None) -> e.AttemptStarted:
-        step, submitted, worker = task.at, task.submitted, self.desk.worker
-        request = {
-            "model": step.model,
-            "max_tokens": submitted.max_tokens,
-            "prompt_prefix": prefix,
-            "prompt_digest": submitted.prompt_digest,
-            "system_digest": submitted.system_digest,
-            "output_digest": submitted.output_digest,
-            "purpose": task.purpose,
-            "judged_attempt": task.judged_attempt if task.purpose == "validate" else None,
-        }
-        return e.AttemptStarted(
-            attempt=task.attempts + 1,
-            purpose=task.purpose,
-            step=task.step,
-            tier=step.tier,
-            provider=step.provider,
-            request_model=step.model,
-            deadline_ms=self.desk.ports.now_ms() + step.timeout_ms,
-            fence=task.fence if task.worker == worker else task.fence + 1,
-            worker=worker,
-            request_digest=digest_of(request),
-            prompt_prefix=prefix,
-            upper_bound_nano_usd=None,
-            price_book=None,
-        )
+            def drawn() -> Drawn:
+                started = started_event(desk, task, prefix)
+                events = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
+                limits = shared_limits(pool, task, trial=trial)
+                return sealed(events, fence=started.fence, payloads=payloads, limits=limits), started
 
-    async def _begin(self, append: Append, started: e.AttemptStarted, task: Task) -> Stream:
-        """Append the start; a caller who is cancelled meanwhile leaves no start without an end."""
-        writing = asyncio.ensure_future(self.desk.store.append(append))
+            stream, started = await self._begin(drawn, task, wait=version > 0)
+            return await self._call(client, stream, started, task, slot.release)
+
+    async def _begin(self, drawn: Callable[[], Drawn], task: Task, *, wait: bool) -> tuple[Stream, e.AttemptStarted]:
+        """Append the start; where the provider's places are all taken, ask again until there is one.
+
+        Only one caller a provider asks at a time, so that many who wait cost no more than one.
+        """
         try:
-            return await asyncio.shield(writing)
+            return await self._appended(*drawn(), task)
+        except LimitReached as full:
+            if not wait or full.limit.model is not None:
+                raise
+        ports = self.bench.desk.ports
+        async with self.bench.doors[task.at.provider]:
+            for asked in count(1):
+                await ports.sleep(PLACE_S * (1 + ports.draw_ppm(PPM // 2) / PPM))
+                await refuse_braked(self.bench, task, trial=True)
+                try:
+                    return await self._appended(*drawn(), task)
+                except LimitReached as full:
+                    if full.limit.model is not None:
+                        raise
+                if asked % SWEEP_EVERY == 0:
+                    await settle_the_dead(self.bench.desk, self.bench.others)
+        raise AssertionError("counting does not end")
+
+    async def _appended(self, append: Append, started: e.AttemptStarted, task: Task) -> tuple[Stream, e.AttemptStarted]:
+        """Append the start; a caller who is cancelled meanwhile leaves no start without an end."""
+        desk = self.bench.desk
+        desk.ports.passing("before start")
+        writing = asyncio.create_task(desk.store.append(append))
+        try:
+            await outlast(writing)
         except asyncio.CancelledError:
             why = "the caller was interrupted before anything was sent"
             failed = outcomes.failure(started.request_model, "interrupted", why, billed=False)
@@ -158,8 +160,11 @@ class Attempt:
             async def end() -> None:
                 await self._record(await writing, started, failed, task)
 
-            await self.pool.at_last(end())
+            await self.bench.pool.at_last(end())
             raise
+        stream = writing.result()
+        desk.ports.passing("after start")
+        return stream, started
 
     async def _call(
         self,
@@ -170,49 +175,37 @@ class Attempt:
         release: Callable[[], None],
     ) -> Stream:
         """Call the provider, at most until the deadline and a grace, and record what came of it, whatever it is."""
-        timeout_s = task.at.timeout_ms / 1000
+        timeout_s, pool = task.at.timeout_ms / 1000, self.bench.pool
         options: dict[str, Any] = {"system": self.sent.system, "timeout_s": timeout_s}
         if self.listener.on_text is not None:
             options["on_text"] = partial(self.listener.hear, started.attempt)
         if self.sent.schema is not None:
             options["schema"] = self.sent.schema
         self.listener.begin(started.attempt)
+        self.bench.desk.ports.passing("before call")
         ran = await apart(
             lambda: client.execute(self.sent.prompt, task.submitted.max_tokens, **options),
             timeout_s + GRACE_S,
-            self.pool.call,
+            pool.call,
         )
+        self.bench.desk.ports.passing("after call")
         release()
         self.listener.attempt = 0
         error = ran.error
         if isinstance(error, GeneratorExit):
             raise error  # the loop itself is being torn down; nothing can be awaited any more
-        result = read_call(ran, started.request_model, timeout_s, closed=self.pool.closed)
+        result = read_call(ran, started.request_model, timeout_s, closed=pool.closed)
         recording = self._record(stream, started, result, task)
         if ran.gone is not None:
-            await self.pool.at_last(recording)
+            await pool.at_last(recording)
             raise ran.gone
-        recorded = await self.pool.unbroken(recording)
+        recorded = await pool.unbroken(recording)
         if error is not None and not isinstance(error, asyncio.CancelledError | Exception):
             raise error  # KeyboardInterrupt, SystemExit and their like are not ours to keep
         return recorded
 
-    def _ended(self, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> outcomes.Ended:
-        """Make the record of an end; a result that cannot be recorded is a failure that can."""
-        judged_attempt = None if task.answer is None else task.answer.attempt
-        try:
-            return outcomes.ended(started, result, task.submitted, judged_attempt, self.desk.ports)
-        except Exception as error:  # noqa: BLE001 - nothing that a client gives may lose the record of its call
-            why = f"the client's result cannot be recorded: {say(error)}"
-            failed = outcomes.failure(started.request_model, "other", why, billed=True)
-            return outcomes.ended(started, failed, task.submitted, judged_attempt, self.desk.ports)
-
     async def _record(self, stream: Stream, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> Stream:
-        done = self._ended(started, result, task)
-        seen = self.desk.seen(task.submitted.policy)
-        command = c.Record(done.outcome, started.fence, seen, done.verdict)
-        recorded = await self.desk.transact(
-            stream[0].task_id, command, fence=started.fence, payloads=done.payloads, known=stream
-        )
+        done = ended(self.bench.desk.ports, started, result, task)
+        recorded = await record(self.bench, stream, started, done, task)
         self.texts.update((payload.slot, payload.content) for payload in done.payloads)
         return recorded

@@ -52,7 +52,10 @@ def ended(
     judged_attempt: int | None,
     ports: Ports,
 ) -> Ended:
-    """Make the attempt's event; a judge's text becomes a verdict, or ``output_invalid``."""
+    """Make the attempt's event; a judge's text becomes a verdict, or ``output_invalid``.
+
+    What its model lets through has canonical bytes, so a result that cannot be recorded is told of here.
+    """
     error_type, error = _fault(started, result)
     verdict = None
     if error_type is None and started.purpose == "validate":
@@ -67,7 +70,6 @@ def ended(
     if error_type is None:
         judgement = None if verdict is None else _judgement(verdict, started, submitted, judged_attempt, texts)
         succeeded = e.AttemptSucceeded.model_validate(fields)
-        succeeded.data()  # raises while the failure can still be recorded
         return Ended(succeeded, judgement, texts.payloads)
     failed = e.AttemptFailed.model_validate(
         {
@@ -79,7 +81,6 @@ def ended(
             "message_digest": texts.keep(f"message/{started.attempt}", error and error[:MESSAGE_CHARACTERS_MAX]),
         }
     )
-    failed.data()
     return Ended(failed, None, texts.payloads)
 
 
@@ -145,7 +146,7 @@ def _usage(result: ExecutionResult) -> tuple[UsageRow, ...]:
         )
     return tuple(
         UsageRow.model_validate(
-            {name: _clean(value) if isinstance(value, str) else value for name, value in row.model_dump().items()}
+            {name: _clean(value) if isinstance(value, str) else value for name, value in vars(row).items()}
         )
         for row in rows
     )

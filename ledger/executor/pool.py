@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 
 from clients.base import ModelClient
 from ledger.composition import build_client
-from ledger.errors import UsageError
-from ledger.executor.calling import apart
+from ledger.errors import LedgerError, UsageError
+from ledger.executor.calling import apart, outlast
 from ledger.policy import Step
 from ledger.registry import ModelRegistry
 
@@ -49,6 +49,8 @@ class Pool:
         self._open: set[asyncio.Future[Any]] = set()
         """Attempts between their readiness and their record, and records that outlived their caller."""
         self.closed = False
+        self.stalled: LedgerError | None = None
+        """Why nothing new may begin: an answer that the ledger did not take."""
 
     def client(self, step: Step) -> ModelClient:
         """Return the client of a step.
@@ -61,6 +63,10 @@ class Pool:
             self._clients[key] = self._build(step.provider, step.model, self._registry.settings(step.provider))
         return self._clients[key]
 
+    def concurrency(self, provider: str) -> int:
+        """Return how many calls may run at once to a provider."""
+        return self._registry.concurrency(provider)
+
     @asynccontextmanager
     async def flight(self, provider: str) -> AsyncIterator[Slot]:
         """Wait for a slot of the provider and keep it, at most until the attempt is over.
@@ -68,7 +74,7 @@ class Pool:
         Raises:
             UsageError: the executor is closed.
         """
-        self._refuse_closed()
+        self.refuse_closed()
         loop = asyncio.get_running_loop()
         slots = self._slots.setdefault(loop, {})
         if provider not in slots:
@@ -77,7 +83,7 @@ class Pool:
         slot, landed = Slot(slots[provider]), loop.create_future()
         self._open.add(landed)
         try:
-            self._refuse_closed()
+            self.refuse_closed()
             yield slot
         finally:
             slot.release()
@@ -96,10 +102,11 @@ class Pool:
         """
         task = self._kept(work)
         try:
-            return await asyncio.shield(task)
+            await outlast(task)
         except asyncio.CancelledError:
-            await asyncio.wait({task}, timeout=CLEAN_UP_S)
+            await outlast(task, CLEAN_UP_S)
             raise
+        return task.result()
 
     async def at_last(self, work: Coroutine[Any, Any, object]) -> None:
         """Do ``work`` for a caller who is gone: waited for within a bound, its errors told to nobody."""
@@ -116,7 +123,15 @@ class Pool:
         if not task.cancelled():
             task.exception()  # looked at: whoever waits has it, and nobody else is left to tell
 
-    def _refuse_closed(self) -> None:
+    def refuse_closed(self) -> None:
+        """Let nothing new begin on an executor that is closed, or whose ledger did not take an answer.
+
+        Raises:
+            UsageError: it is closed.
+            LedgerError: an answer had to be kept beside the ledger.
+        """
+        if self.stalled is not None:
+            raise self.stalled
         if self.closed:
             raise UsageError("the executor is closed; the task can go on under its key with another executor")
 

@@ -12,10 +12,25 @@ from ledger.envelope import Payload
 from ledger.parts import ByCaller, TaskRequest, Why
 from ledger.policy import Limits, Policy, Step, Tier
 from ledger.ports import Ports
+from ledger.registry import ModelTier
 
-__all__ = ["Draft", "Judged", "Request", "Rules", "draft", "fingerprint", "key_digest", "same_requests"]
+__all__ = [
+    "Draft",
+    "Judged",
+    "Request",
+    "Rules",
+    "asked_of",
+    "draft",
+    "fingerprint",
+    "judging",
+    "key_digest",
+    "same_requests",
+]
 
 SUBJECT: Final = "subject"
+JUDGE_TOKENS: Final = 1024
+"""A verdict's output limit."""
+BY_CALLER: Final = ByCaller(kind="caller")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +56,28 @@ class Request:
     default_key: str | None = None
     """A batch line's digest, where the line has no key of its own."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    why: Why = field(default_factory=lambda: ByCaller(kind="caller"))
+    why: Why = BY_CALLER
     judged: Judged | None = None
+
+
+def judging(task: str, judged: Judged) -> Request:
+    """Return the request to judge a text by what it was made for."""
+    return Request(tier=ModelTier.SONNET.value, prompt=task, max_tokens=JUDGE_TOKENS, judged=judged)
+
+
+def asked_of(
+    tier: ModelTier,
+    prompt: str,
+    max_tokens: int | None,
+    retry_count: int | None,
+    key: str | None,
+    labels: Mapping[str, str] | None,
+    timeout_s: float | None,
+    system: str | None,
+) -> Request:
+    """Return a request as ``execute`` and ``submit`` are asked for one."""
+    named = {} if labels is None else labels
+    return Request(tier.value, prompt, max_tokens, retry_count, system, timeout_s, key, labels=named)
 
 
 @dataclass(frozen=True, slots=True)

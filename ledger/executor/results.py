@@ -120,7 +120,7 @@ async def _response(store: Store, story: Story) -> str | None:
 def _figures(outcome: Outcome | None) -> dict[str, object]:
     if outcome is None:
         return {}
-    usage = tuple(Usage.model_validate(row.model_dump()) for row in outcome.usage)
+    usage = tuple(Usage.model_validate(vars(row)) for row in outcome.usage)
     inputs = [row.tokens_input for row in usage]
     outputs = [row.output_tokens for row in usage]
     return {

@@ -9,7 +9,7 @@ from typing import Final
 
 from ledger.commands import Command, Seen
 from ledger.dispatch import decide
-from ledger.envelope import Append, NewEvent, Payload, Stream
+from ledger.envelope import Append, Limit, NewEvent, Payload, Stream
 from ledger.errors import VersionConflict
 from ledger.events import Event
 from ledger.evolve import fold
@@ -51,10 +51,11 @@ class Desk:
         fence: int,
         payloads: Sequence[Payload] = (),
         key: bytes | None = None,
+        limits: tuple[Limit, ...] = (),
     ) -> Append:
         """Put events into an append of this worker's, with ids that make repeating it harmless."""
         new = tuple(NewEvent(self.ports.new_id(), event, self.worker, fence) for event in events)
-        return Append(task_id, version, new, tuple(payloads), key)
+        return Append(task_id, version, new, tuple(payloads), key, limits)
 
     async def transact(
         self,

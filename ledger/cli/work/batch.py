@@ -49,7 +49,7 @@ async def _run(common: Common, batch: Sequence[Asked], name: str, concurrency: i
                 report(finished.count, len(finished.asked.lines))
 
             tally = await run_batch(executor, batch, concurrency=concurrency, on_finished=on_finished)
-        url = executor.ledger.url
+        url = executor.ledger.shown
     if out is not None:
         results.write(Path(out))
     _tell(tally, results, url, as_json=common.as_json)

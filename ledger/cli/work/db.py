@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 
+from ledger.audit import verify
 from ledger.cli import output
 from ledger.cli.exits import DONE, FOUND
 from ledger.cli.options import Common
 from ledger.cli.work.frame import opened, perform
-from ledger.cli.work.verify import tell_problems
+from ledger.cli.work.verify import tell_problems, tell_report
 from ledger.config import load_config, resolve_ledger
-from ledger.store.opening import parse_url
-from ledger.store.upgrade import upgrade
+from ledger.ports import Ports
+from ledger.store.copying import copy_ledger
+from ledger.store.opening import open_store, parse_url, upgrade_store
 
-__all__ = ["check_ledger", "upgrade_ledger"]
+__all__ = ["check_ledger", "copy_to", "upgrade_ledger"]
 
 
 def upgrade_ledger(common: Common) -> int:
     """Bring a ledger up to date and return the exit code."""
 
     async def work() -> int:
-        path = parse_url(resolve_ledger(common.ledger, load_config(common.config)))
-        done = await asyncio.to_thread(upgrade, path)
+        url = resolve_ledger(common.ledger, load_config(common.config))
+        place = parse_url(url)
+        done = await upgrade_store(url)
         backup = None if done.backup is None else str(done.backup)
         if common.as_json:
             output.document({"from": done.from_revision, "to": done.to_revision, "backup": backup})
-        elif backup is None:
-            output.write(f"{path} is up to date: schema {done.to_revision}\n")
+        elif done.from_revision == done.to_revision:
+            output.write(f"{place} is up to date: schema {done.to_revision}\n")
         else:
-            output.write(f"{path}: schema {done.from_revision} became {done.to_revision}; as it was: {backup}\n")
+            kept = f"as it was: {backup}" if backup else "no copy of it as it was: on a server, pg_dump makes one"
+            output.write(f"{place}: schema {done.from_revision} became {done.to_revision}; {kept}\n")
         return DONE
 
     return perform(work, interrupted="the ledger is as it was before, or up to date, never between the two")
+
+
+def copy_to(common: Common, source: str, target: str) -> int:
+    """Copy a ledger, verify the copy and return the exit code."""
+
+    async def work() -> int:
+        places = [resolve_ledger(name) for name in (source, target)]
+        now_ms = Ports().now_ms
+        copied = await copy_ledger(*places, now_ms=now_ms)
+        store = await open_store(places[1], create=False, now_ms=now_ms)
+        try:
+            report = await verify(store)
+        finally:
+            await store.aclose()
+        if common.as_json:
+            output.document({**asdict(copied), "verify": asdict(report)})
+        else:
+            output.write(
+                f"{parse_url(places[1])}: {copied.events:,} events of {copied.tasks:,} tasks and {copied.texts:,} "
+                f"texts, up to position {copied.newest:,}, as they are in {parse_url(places[0])}\n"
+            )
+            tell_report(report)
+        return DONE if report.ok else FOUND
+
+    return perform(work, interrupted="the ledger that was to be copied into is empty, or holds the whole copy")
 
 
 def check_ledger(common: Common) -> int:

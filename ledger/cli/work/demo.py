@@ -69,7 +69,7 @@ def run_demo(common: Common) -> int:
             if not common.as_json:
                 output.write("A batch over five tiers, on models that are played: nothing is sent, nothing costs.\n")
             shown = await _shown(executor)
-            url = executor.ledger.url
+            url = executor.ledger.shown
             if common.as_json:
                 output.document(_document(shown, url))
             else:
@@ -182,9 +182,11 @@ def _title(text: str) -> None:
 
 
 def _tell_how(task_id: str, url: str) -> None:
-    path = shlex.quote(str(parse_url(url)))
+    place = parse_url(url)
+    path = shlex.quote(str(place))
+    shell = f"sqlite3 -header {path}" if isinstance(place, Path) else f"psql {path} -c"
     for query in LOOK:
-        output.write(f'  sqlite3 -header {path} "{query.format(task=task_id)}"\n')
+        output.write(f'  {shell} "{query.format(task=task_id)}"\n')
     for command in (f"show {task_id[-12:]}", "tasks --state failed", "verify"):
         output.write(f"  dispatch-ledger {command} --ledger {path}\n")
     _title("With real models")

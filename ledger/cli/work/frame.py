@@ -63,13 +63,14 @@ async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
 
 @asynccontextmanager
 async def opened(
-    common: Common, *, create: bool, guarded: bool = True, config: Config | None = None
+    common: Common, *, create: bool, calls: bool = False, guarded: bool = True, config: Config | None = None
 ) -> AsyncIterator[Executor]:
     """Open the ledger that the command names, with an executor on it; who may call models is told what to know of them.
 
     Args:
         common: what the command was told.
         create: make the ledger if there is none.
+        calls: models may be called, also where the ledger has to be there; who creates one may call them anyway.
         guarded: refuse a ledger whose guards have fallen.
         config: instead of the configuration that the command names.
 
@@ -78,7 +79,7 @@ async def opened(
         LedgerError: the ledger cannot be opened.
     """
     config = load_config(common.config) if config is None else config
-    for remark in remarks(config) if create else ():
+    for remark in remarks(config) if create or calls else ():
         note(f"warning: {remark.said}; {remark.advice}")
     async with (
         Ledger.open(resolve_ledger(common.ledger, config), create=create, guarded=guarded) as ledger,

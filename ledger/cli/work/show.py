@@ -15,7 +15,9 @@ from ledger.cli.work.story import event_lines
 from ledger.cli.work.words import clock, instant, plural
 from ledger.envelope import Recorded, Stream
 from ledger.executor.results import tell
+from ledger.parts import Decision
 from ledger.store.protocol import Projected, Store
+from ledger.system_events import BreakerOpened
 
 __all__ = ["event_record", "gathered", "show_task", "tell_task"]
 
@@ -34,6 +36,8 @@ class Gathered:
     stream: Stream
     rows: Projected
     texts: Mapping[str, str]
+    brakes: tuple[Recorded, ...] = ()
+    """The openings of breakers that its decisions saw, in their order."""
 
     @property
     def task(self) -> Row:
@@ -65,7 +69,18 @@ def show_task(common: Common, part: str, *, full: bool) -> int:
 async def gathered(store: Store, task_id: str) -> Gathered:
     """Read everything of a task."""
     texts = {payload.slot: payload.content.decode() for payload in await store.payloads(task_id)}
-    return Gathered(task_id, await store.read(task_id), await store.projected(task_id), texts)
+    stream = await store.read(task_id)
+    return Gathered(task_id, stream, await store.projected(task_id), texts, await _brakes(store, stream))
+
+
+async def _brakes(store: Store, stream: Stream) -> tuple[Recorded, ...]:
+    positions: set[int] = set()
+    for recorded in stream:
+        event = recorded.event()
+        if isinstance(event, Decision):
+            positions |= {seen.position for seen in event.inputs.brakes}
+    found = [recorded for position in sorted(positions) for recorded in await store.page(position - 1, 1)]
+    return tuple(one for one in found if one.type == BreakerOpened.TYPE and one.position in positions)
 
 
 def _document(found: Gathered) -> dict[str, Any]:
@@ -76,6 +91,7 @@ def _document(found: Gathered) -> dict[str, Any]:
         "decisions": [dict(row) for row in found.rows.decisions],
         "validations": [dict(row) for row in found.rows.validations],
         "texts": dict(found.texts),
+        "brakes": [event_record(recorded) for recorded in found.brakes],
     }
 
 
@@ -103,8 +119,10 @@ def tell_task(found: Gathered, *, full: bool) -> None:
     for slot, name in TEXTS:
         _text(name, found.texts.get(slot), full=full)
     output.write("\n")
+    brakes = [(recorded.position, recorded.event()) for recorded in found.brakes]
+    openings = {position: event for position, event in brakes if isinstance(event, BreakerOpened)}
     for recorded in found.stream:
-        first, *others = event_lines(recorded.event(), found.texts)
+        first, *others = event_lines(recorded.event(), found.texts, openings)
         version = f"v{recorded.version}"
         head = f"  {version:<4} {clock(recorded.recorded_at_ms)} "
         output.write(output.wrapped(output.visible(first), first=head, rest=INDENT))

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from ledger import events as e
 from ledger.cli import output
-from ledger.cli.work.words import clock
+from ledger.cli.work.words import clock, plural
 from ledger.parts import Decision, Outcome
 from ledger.policy import Step
+from ledger.system_events import BreakerClosed, BreakerOpened
 
 __all__ = ["cost_of", "event_lines"]
 
+NAMED: Final = 3
+"""Failures that are named; the others are counted."""
+
 Texts = Mapping[str, str]
+Openings = Mapping[int, BreakerOpened]
 
 
-def event_lines(event: e.Event, texts: Texts) -> list[str]:
-    """Say what an event is, in one line or more; ``texts`` are the task's, by slot."""
+def event_lines(event: e.Event, texts: Texts, openings: Openings | None = None) -> list[str]:
+    """Say what an event is, in one line or more.
+
+    Args:
+        event: the event.
+        texts: its task's, by slot.
+        openings: of breakers that its task saw open, by position.
+    """
     match event:
         case e.TaskSubmitted():
             return _submitted(event)
@@ -46,8 +58,12 @@ def event_lines(event: e.Event, texts: Texts) -> list[str]:
             return [f"no verdict could be had: {event.error_type}"]
         case e.PayloadErased():
             return [f"the text {event.slot} was erased: {output.visible(event.reason)}"]
+        case BreakerOpened():
+            return _opened(event)
+        case BreakerClosed():
+            return [f"{event.provider} {event.model} is called again: event {event.trial_event_id} went through"]
         case Decision():
-            return _decided(event)
+            return [*_decided(event), *_brakes(event, openings or {})]
         case _:
             return [event.TYPE]
 
@@ -139,6 +155,31 @@ def _details(event: Outcome) -> list[str]:
 def _message(attempt: int, texts: Texts) -> list[str]:
     message = texts.get(f"message/{attempt}")
     return [] if message is None else [f"“{output.visible(output.shortened(message, 300))}”"]
+
+
+def _brakes(event: Decision, openings: Openings) -> list[str]:
+    """Say what was seen of breakers: why and until when each was open."""
+    lines = []
+    for seen in event.inputs.brakes:
+        opened = openings.get(seen.position)
+        if opened is None:
+            lines.append(f"saw {seen.provider} {seen.model} left alone until {clock(seen.until_ms)}")
+        else:
+            lines += _opened(opened)
+    return [output.visible(line) for line in lines]
+
+
+def _opened(event: BreakerOpened) -> list[str]:
+    why = {
+        "failures": f"{plural(len(event.failures), 'failure')} in a row",
+        "retry_after": "the provider asked for it (retry-after)",
+        "trial_failed": "a trial call failed",
+    }[event.cause]
+    head = (
+        f"{event.provider} {event.model} is left alone until {clock(event.until_ms)}, for {event.open_ms:,} ms: {why}"
+    )
+    more = "" if len(event.failures) <= NAMED else f" and {len(event.failures) - NAMED:,} more"
+    return [head, f"failed event{'' if len(event.failures) == 1 else 's'} {', '.join(event.failures[:NAMED])}{more}"]
 
 
 def _decided(event: e.Event) -> list[str]:

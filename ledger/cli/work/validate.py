@@ -9,7 +9,8 @@ from ledger.cli.exits import DONE
 from ledger.cli.options import Common
 from ledger.cli.work.frame import one_task, opened, perform
 from ledger.errors import RequestRefused
-from ledger.executor.api import Dispatched, Executor
+from ledger.executor.api import Executor
+from ledger.executor.intake import Dispatched
 from ledger.executor.requests import Judged
 from ledger.executor.results import tell
 from ledger.store.protocol import Store

@@ -1,0 +1,69 @@
+"""Who may be in flight beside whom: a task whose worker died runs alone, so that it can take nobody with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+__all__ = ["Gate"]
+
+
+class _Waiting(NamedTuple):
+    alone: bool
+    let_in: asyncio.Future[None]
+
+
+class Gate:
+    """Lets many be in flight together, or one alone, in the order in which they came; for one event loop."""
+
+    def __init__(self) -> None:
+        self._together = 0
+        self._alone = False
+        self._waiting: deque[_Waiting] = deque()
+
+    @asynccontextmanager
+    async def passed(self, *, alone: bool) -> AsyncIterator[None]:
+        """Be in flight for the length of the block."""
+        if self._waiting or not self._lets(alone=alone):
+            await self._wait(alone=alone)
+        else:
+            self._enter(alone=alone)
+        try:
+            yield
+        finally:
+            self._leave(alone=alone)
+
+    async def _wait(self, *, alone: bool) -> None:
+        waiting = _Waiting(alone, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        try:
+            await waiting.let_in
+        except asyncio.CancelledError:
+            if waiting.let_in.done() and not waiting.let_in.cancelled():
+                self._leave(alone=alone)  # let in and ended at the same instant
+            elif waiting in self._waiting:
+                self._waiting.remove(waiting)
+                self._let_in()
+            raise
+
+    def _lets(self, *, alone: bool) -> bool:
+        return not self._alone and not (alone and self._together)
+
+    def _enter(self, *, alone: bool) -> None:
+        self._alone = alone
+        self._together += not alone
+
+    def _leave(self, *, alone: bool) -> None:
+        self._alone = self._alone and not alone
+        self._together -= not alone
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._waiting and self._lets(alone=self._waiting[0].alone):
+            waiting = self._waiting.popleft()
+            if not waiting.let_in.done():  # else it was cancelled, and is about to take itself off the list
+                self._enter(alone=waiting.alone)
+                waiting.let_in.set_result(None)
