@@ -46,7 +46,7 @@ class User:
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
         self.ledger = folder / "dispatch.db"
-        self._env = {
+        self.environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "ANTHROPIC_API_KEY": "canary-anthropic",
@@ -59,7 +59,7 @@ class User:
         """Run the command in the folder."""
         command = [sys.executable, "-m", "ledger", *words]
         return subprocess.run(
-            command, cwd=self.folder, env=self._env, capture_output=True, text=True, timeout=900, check=False
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=900, check=False
         )
 
     def asks(self, *words: str) -> Any:
