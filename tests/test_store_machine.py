@@ -274,7 +274,7 @@ class PostgresMachine(StoreMachine):
 MACHINES: Final = {"memory": (MemoryMachine, 25), "sqlite": (SqliteMachine, 10), "postgres": (PostgresMachine, 4)}
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)], ids=["some", "many"])
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)], ids=["some", "many"])
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_store_does_what_the_model_does(name: str, times: int) -> None:
     """Any appends, reads and reopenings by two users of one ledger: the same streams, refusals, lists and rows."""

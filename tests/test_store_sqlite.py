@@ -340,6 +340,29 @@ def test_what_names_no_ledger(text: str, words: str) -> None:
         parse_url(text)
 
 
+async def test_a_work_that_fails_leaves_nothing(store: SqliteStore) -> None:
+    """What it had written is rolled back, its caller is told, and the writer goes on."""
+
+    def work(database: sqlite3.Connection, now_ms: int) -> None:
+        database.execute("INSERT INTO workers VALUES ('w', 1, ?, ?)", (now_ms, now_ms))
+        raise ZeroDivisionError
+
+    with pytest.raises(LedgerError, match="ZeroDivisionError"):
+        await store.write(work)
+    assert await store.workers() == ()
+    await store.beat("w")
+    assert len(await store.workers()) == 1
+
+
+async def test_beats_and_appends_take_turns(store: SqliteStore) -> None:
+    """Neither keeps the other from being written."""
+    beats = (store.beat(f"w{number % 3}") for number in range(30))
+    appends = (store.append(Append(f"s{number}", 0, (tick(f"s{number}", 1),))) for number in range(200))
+    await asyncio.gather(*beats, *appends)
+    assert [10, 10, 10] == [worker.beats for worker in await store.workers()]
+    assert await store.newest() == 200
+
+
 async def test_only_we_may_read_it(tmp_path: Path) -> None:
     """Database, log and shared memory are 0600 whatever the umask."""
     before = os.umask(0)

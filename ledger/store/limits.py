@@ -9,7 +9,7 @@ from ledger.envelope import Limit
 from ledger.store.projection import Changes, Known
 from ledger.store.protocol import LimitReached
 
-__all__ = ["check_limits", "growth", "in_flight"]
+__all__ = ["Places", "check_limits", "growth", "in_flight"]
 
 Rows = Iterable[Mapping[str, Any]]
 """Rows of ``attempts``."""
@@ -32,6 +32,37 @@ def check_limits(
         older = [row for number, row in changes.attempts.items() if number in known.attempts]
         if others(limit) + growth(limit, known.attempts.values(), older, now_ms) + new > limit.most:
             raise LimitReached(limit)
+
+
+class Places:
+    """What is in flight within one transaction: counted once for each limit, then kept up with what is added.
+
+    Args:
+        written: counts the rows of ``attempts`` that take a place of a limit.
+        now_ms: the transaction's instant.
+    """
+
+    def __init__(self, written: Callable[[Limit], int], now_ms: int) -> None:
+        self._written = written
+        self._now_ms = now_ms
+        self._taken: dict[Limit, int] = {}
+        self._flights: list[tuple[Known, Changes]] = []
+
+    def taken(self, limit: Limit) -> int:
+        """Return how many places of a limit are taken."""
+        if limit not in self._taken:
+            self._taken[limit] = self._written(limit) + sum(self._growth(limit, *flight) for flight in self._flights)
+        return self._taken[limit]
+
+    def add(self, known: Known, changes: Changes) -> None:
+        """Take a stream's changes as written."""
+        if changes.attempts_started or changes.attempts_ended:
+            self._flights.append((known, changes))
+            for limit in self._taken:
+                self._taken[limit] += self._growth(limit, known, changes)
+
+    def _growth(self, limit: Limit, known: Known, changes: Changes) -> int:
+        return growth(limit, known.attempts.values(), changes.attempts.values(), self._now_ms)
 
 
 def growth(limit: Limit, before: Rows, after: Rows, now_ms: int) -> int:

@@ -45,6 +45,7 @@ class SqliteStore:
         self._busy_deadline_s = busy_deadline_s
         self._pid = os.getpid()
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._now_ms = now_ms
         self._key_salt: bytes | None = None
         self._readers = engine(path, writer=False, connections=READERS, busy_deadline_s=busy_deadline_s)
@@ -182,10 +183,15 @@ class SqliteStore:
             self._idle.append(reader)
 
     async def aclose(self) -> None:
-        """Write what waits, then let go of the file, within a bound."""
-        if self._closed or self._pid != os.getpid():
+        """Write what waits, then let go of the file, within a bound; it goes on when the caller is cancelled."""
+        if self._pid != os.getpid():
             return
         self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="ledger-close")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await self._writer.aclose(CLOSE_WITHIN_S)
         try:
             async with asyncio.timeout(CLOSE_WITHIN_S):

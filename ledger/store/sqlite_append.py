@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any, Final, NamedTuple
 
-from ledger.envelope import Append, Limit, Recorded, Stream
+from ledger.envelope import Append, Recorded, Stream
 from ledger.errors import DispatchError, EventInvalid
 from ledger.store import rows
 from ledger.store import sqlite_statements as sql
 from ledger.store import tables as t
-from ledger.store.limits import check_limits, growth
+from ledger.store.limits import Places, check_limits
 from ledger.store.projection import Changes, Known, project
+from ledger.store.protocol import LimitReached
 from ledger.store.sealing import NEW_STREAM, TAKEN, Head, is_repeat, refuse, sealed, versions
 from ledger.store.sqlite_limits import written_in_flight
 
@@ -36,7 +37,6 @@ NOTHING: Final = Known()
 PLACE: Final = re.compile(r":(\w+)")
 
 Outcome = Stream | DispatchError
-Attempts = Mapping[int, Mapping[str, Any]]
 
 
 def append_group(database: sqlite3.Connection, appends: Sequence[Append], now_ms: int) -> list[Outcome]:
@@ -102,6 +102,7 @@ INSERT_LABEL: Final = _by_place(sql.INSERT_LABEL)
 class Batch:
     """The rows to write, a list for each statement."""
 
+    places: Places
     events: list[Recorded] = field(default_factory=list)
     payloads: list[dict[str, Any]] = field(default_factory=list)
     keys: list[dict[str, Any]] = field(default_factory=list)
@@ -112,8 +113,6 @@ class Batch:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     task_labels: list[dict[str, Any]] = field(default_factory=list)
-    flights: list[tuple[Attempts, Attempts]] = field(default_factory=list)
-    """Each stream's rows of ``attempts`` by number, before and after: what a limit has to know."""
 
     def write(self, database: sqlite3.Connection) -> None:
         """Run the statements that have rows; an attempt starts before it ends."""
@@ -152,20 +151,26 @@ def _write(
 ) -> list[Outcome]:
     """Write what can be written; return each one's stream, or what refused it.
 
-    Unless it has to be ``sure``, an append that begins a stream is believed: the constraints tell if there is one. Not
-    so with limits, which must not refuse an append that is there already.
+    Unless it has to be ``sure``, an append that begins a stream is believed: the constraints tell if there is one.
     """
-    doubted = [append.task_id for append in appends if sure or append.expected_version > 0 or append.limits]
-    before = _before(database, doubted)
-    batch = Batch()
+    before = _before(database, [append.task_id for append in appends if sure or append.expected_version > 0])
+    batch = Batch(Places(partial(written_in_flight, database, now_ms=now_ms), now_ms))
     outcomes: list[Outcome] = []
     for append in appends:
-        try:
-            outcomes.append(_plan(batch, database, append, before, now_ms))
-        except DispatchError as refusal:
-            outcomes.append(refusal)
+        outcome = _fate(batch, database, append, before, now_ms)
+        if isinstance(outcome, LimitReached) and append.expected_version == 0:
+            # It was only believed: if it is there already, no limit stands in its way.
+            outcome = _fate(batch, database, append, _before(database, [append.task_id]), now_ms)
+        outcomes.append(outcome)
     batch.write(database)
     return outcomes
+
+
+def _fate(batch: Batch, database: sqlite3.Connection, append: Append, before: Before, now_ms: int) -> Outcome:
+    try:
+        return _plan(batch, database, append, before, now_ms)
+    except DispatchError as refusal:
+        return refusal
 
 
 def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Before, now_ms: int) -> Stream:
@@ -180,15 +185,14 @@ def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Be
     chain = sealed(append, head, now_ms, before.newest + len(batch.events))
     known = before.known.get(append.task_id, NOTHING)
     changes = project(known, chain, lambda: [recorded.event() for recorded in stream])
-    if append.limits:
-        check_limits(append.limits, known, changes, now_ms, partial(_in_flight, database, batch, now_ms))
+    check_limits(append.limits, known, changes, now_ms, batch.places.taken)
     if append.key_digest is not None and owner is None:
         batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
     added = [recorded for recorded, _ in chain]
     _add(batch, append, added)
     if changes.task is not None:
         _add_projected(batch, changes, changes.task, new=known.task is None)
-        batch.flights.append((known.attempts, changes.attempts))
+        batch.places.add(known, changes)
     return (*stream, *added)
 
 
@@ -206,12 +210,6 @@ def _before(database: sqlite3.Connection, task_ids: Sequence[str]) -> Before:
         attempts[row[0]][row[1]] = dict(zip(ATTEMPT, row, strict=True))
     known = {task_id: Known(task, attempts[task_id]) for task_id, task in tasks.items()}
     return Before(newest, {task_id: tuple(stream) for task_id, stream in streams.items()}, known)
-
-
-def _in_flight(database: sqlite3.Connection, batch: Batch, now_ms: int, limit: Limit) -> int:
-    """Count the attempts in flight, as the appends of this transaction leave them so far."""
-    grown = [growth(limit, before.values(), after.values(), now_ms) for before, after in batch.flights]
-    return written_in_flight(database, limit, now_ms) + sum(grown)
 
 
 def _key_owner(database: sqlite3.Connection, append: Append) -> str | None:

@@ -176,10 +176,11 @@ class WorkersContract:
         assert await store.claim("v", [None], 1, FOR_MS) == ("t",)
 
     async def test_claimers_at_once(self, store: Store) -> None:
-        """No task is given to two, and none is left while there is somebody to take it."""
+        """No task is given to two; what all of them passed over is there for the next."""
         for number in range(30):
             await put(store, f"t{number:02}", History())
         claimed = await asyncio.gather(*(store.claim(f"w{number}", [None], 4, FOR_MS) for number in range(8)))
+        claimed.append(await store.claim("the next", [None], 30, FOR_MS))
         assert [f"t{number:02}" for number in range(30)] == sorted(task_id for mine in claimed for task_id in mine)
 
     async def test_attempts_that_ended(self, store: Store, clock: Clock) -> None:
@@ -268,6 +269,13 @@ class WorkersContract:
         await store.append(more("t", 2, failed()))
         again = more("t", 3, started(2), limits=[LIMIT])
         assert await store.append(again) == await store.append(again)
+
+    async def test_a_repeated_start_among_others(self, store: Store) -> None:
+        """It takes one place and not two, also for those that come at the same instant."""
+        limit = replace(LIMIT, most=2)
+        await store.append(start("t", limit))
+        assert await refused(store, [start("t", limit), start("u", limit), start("v", limit)]) == [2]
+        assert await refused(store, [start("v", limit), start("t", limit), start("u", limit)]) == [0]
 
     async def test_limits_say_nothing_where_nothing_starts(self, store: Store) -> None:
         """Outcomes and submissions get in when all places are taken, and so does a start that has failed already."""
