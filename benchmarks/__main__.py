@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks.measuring import Plan, conditions
 
-NAMES: Final = ("append", "dispatch", "memory", "gemini", "start", "lists", "peers", "profiles")
+NAMES: Final = ("append", "postgres", "dispatch", "memory", "gemini", "start", "lists", "peers", "crash", "profiles")
 
 
 def main() -> None:

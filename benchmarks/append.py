@@ -23,7 +23,7 @@ from ledger.envelope import Append
 from ledger.store.opening import open_sqlite
 from ledger.store.protocol import Store
 
-__all__ = ["measure"]
+__all__ = ["STREAMS", "measure", "run"]
 
 ROUNDS: Final = 5
 STREAMS: Final = {1: 25, 10: 150, 100: 600, 500: 1000}
@@ -85,7 +85,7 @@ async def _measured(plan: Plan) -> dict[str, Any]:
                     raws[of].append(raw)
                     for appenders, streams in STREAMS.items():
                         work = [fresh(model[index % len(model)]) for index in range(plan.times(streams))]
-                        runs.setdefault((appenders, of), []).append(await _run(store, work, appenders, raw))
+                        runs.setdefault((appenders, of), []).append(await run(store, work, appenders, raw))
         finally:
             await store.aclose()
     rows = [
@@ -96,7 +96,7 @@ async def _measured(plan: Plan) -> dict[str, Any]:
     return {"rows": rows, "raw": medians, "fsync_us": fsync_us(plan.folder), "rounds": rounds}
 
 
-async def _run(store: Store, work: Sequence[Sequence[Append]], appenders: int, raw: float) -> Sequence[float]:
+async def run(store: Store, work: Sequence[Sequence[Append]], appenders: int, raw: float) -> Sequence[float]:
     """Let so many appenders write all streams; return the figures of a row, ``raw`` being commits a second."""
     took_ms: list[float] = []
     todo = iter(work)

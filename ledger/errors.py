@@ -10,7 +10,7 @@
     │  └─ TaskNotFound                no task has this id, or several do
     ├─ LedgerError                    the ledger cannot be used; no new call is made             exit code 3
     │  ├─ LedgerMissing               there is none, and this command only reads
-    │  ├─ LedgerBusy                  somebody else held the lock past the deadline
+    │  ├─ LedgerBusy                  a lock was held, or a server was away, past the deadline
     │  ├─ LedgerFull                  the disk is full, or the file may not be written
     │  ├─ LedgerCorrupt               the file is damaged, or its guards are gone
     │  └─ LedgerVersion               written by a newer version, or needing ``db upgrade``
@@ -91,7 +91,7 @@ class LedgerMissing(LedgerError):
 
 
 class LedgerBusy(LedgerError):
-    """Somebody else held the ledger's lock past the deadline; trying again later is safe."""
+    """Somebody held the ledger's lock, or its server did not answer, past the deadline; trying again later is safe."""
 
 
 class LedgerFull(LedgerError):

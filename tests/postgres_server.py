@@ -7,6 +7,7 @@ tests that need one are skipped, and say so; in CI that is a failure.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import itertools
 import os
@@ -34,11 +35,23 @@ from ledger.store.postgres_migrations import create
 from ledger.store.postgres_url import PostgresUrl
 from ledger.store.tables import METADATA
 
-__all__ = ["Server", "binaries", "database", "own_database", "rooted", "server", "sql", "started"]
+__all__ = [
+    "OURS",
+    "Server",
+    "binaries",
+    "database",
+    "own_database",
+    "rooted",
+    "server",
+    "sql",
+    "started",
+    "with_option",
+]
 
 VARIABLE: Final = "DISPATCH_LEDGER_TEST_POSTGRES"
 WAIT_S: Final = 20.0
-TEMPLATE: Final = f"ledger_template_{os.getpid()}"
+OURS: Final = f"of_{os.getpid()}_"
+TEMPLATE: Final = f"ledger_{OURS}template"
 # Dies with us, whatever kills us: the parent's death is a signal, SIGQUIT, at which the server drops everything.
 DIES_WITH_US: Final = """
 import ctypes, os, sys
@@ -92,6 +105,13 @@ class Server:
         self.process.send_signal(number)
         self.process.wait(WAIT_S)
 
+    def remove(self) -> None:
+        """End a server of our own, and take its files away."""
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
 
 @cache
 def binaries() -> Path:
@@ -130,23 +150,29 @@ def started(*settings: str, listen: str = "") -> Server:
     assert done.returncode == 0, done.stderr
     fixed = (f"listen_addresses={listen}", "shared_buffers=32MB", "max_connections=60")
     made = Server(f"postgresql://postgres@/postgres?host={folder}", folder, (*fixed, *settings))
-    atexit.register(_removed, made)
+    atexit.register(made.remove)
     made.start()
     return made
-
-
-def _removed(made: Server) -> None:
-    if made.process is not None and made.process.poll() is None:
-        made.stop()
-    if made.folder is not None:
-        shutil.rmtree(made.folder, ignore_errors=True)
 
 
 @cache
 def server() -> Server:
     """Return the server of this process of the run."""
     named = os.environ.get(VARIABLE)
-    return Server(named) if named else started("fsync=off")
+    if not named:
+        return started("fsync=off")
+    atexit.register(_tidied, named)
+    return Server(named)
+
+
+def _tidied(url: str) -> None:
+    """Leave somebody's server as it was."""
+
+    async def drop() -> None:
+        for (name,) in await sql(url, "SELECT datname::text FROM pg_database WHERE datname LIKE $1", f"ledger_{OURS}%"):
+            await sql(url, f"DROP DATABASE {name} WITH (FORCE)")
+
+    asyncio.run(drop())
 
 
 def rooted(url: str) -> Server:
@@ -156,6 +182,11 @@ def rooted(url: str) -> Server:
         pytest.skip(f"the server that {VARIABLE} names is not ours to stop")
     assert url.endswith(str(ours.folder))
     return ours
+
+
+def with_option(url: str, option: str) -> str:
+    """Return a URL with one more option."""
+    return f"{url}{'&' if '?' in url else '?'}{option}"
 
 
 async def sql(url: str, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -176,7 +207,7 @@ async def fresh_database(*, migrated: bool = True) -> str:
     """Return the URL of a new database, with an empty ledger; all of those have the same salt."""
     if migrated:
         await _template()
-    name = f"ledger_{os.getpid()}_{next(numbers)}"
+    name = f"ledger_{OURS}{next(numbers)}"
     await sql(server().url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE if migrated else 'template0'}")
     return server().of(name)
 
@@ -195,9 +226,9 @@ async def _template() -> None:
 EMPTY: Final = "; ".join(
     [
         "ALTER TABLE events DISABLE TRIGGER USER",
-        f"TRUNCATE {', '.join(table for table in METADATA.tables if table != 'salts')}",
+        *(f"DELETE FROM {table}" for table in METADATA.tables if table != "salts"),
         *(f"ALTER TABLE events ENABLE ALWAYS TRIGGER {trigger}" for trigger in TRIGGERS),
-        "ALTER SEQUENCE events_position RESTART",
+        "SELECT setval('events_position', 1, false)",
     ]
 )
 """To make a database takes a quarter of a second; to empty one, as only its owner can, some milliseconds."""

@@ -38,6 +38,7 @@ def run(folder: Path, name: str, **environment: str) -> str:
     ("name", "rows"),
     [
         pytest.param("append", ("1 dispatches", "500 dispatches", "1 small", "one raw commit an event"), id="append"),
+        pytest.param("postgres", ("1 dispatches", "500 small", "one raw commit an event"), id="postgres"),
         pytest.param("dispatch", ("32 bare SDK, httpx", "128 ledger, httpx", "1 ledger, no client"), id="dispatch"),
         pytest.param("memory", ("10", "MiB"), id="memory"),
         pytest.param("profiles", ("SQLite: the rows", "the executor"), id="profiles"),
@@ -68,6 +69,17 @@ def test_peers_that_cannot_be_installed_are_skipped_by_name(tmp_path: Path) -> N
     assert [line for line in lines if line.startswith(("bare SDK ", "dispatch-ledger "))] != []
     skipped = [line.partition(":")[0] for line in lines if ": skipped, not installed: " in line]
     assert skipped == ["LiteLLM Router, callback", "pydantic-ai agent", "DBOS workflow"]
+
+
+@pytest.mark.slow
+def test_a_kill_is_compared_with_peers_that_can_be_installed(tmp_path: Path) -> None:
+    """This project makes the calls that are left, and one more for the one that was broken off."""
+    cache = tmp_path.with_name(f"{tmp_path.name}-cache")
+    told = run(tmp_path, "crash", XDG_CACHE_HOME=str(cache), PIP_NO_INDEX="1")
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    ours = [line.split(" ", 2)[2] for line in lines if line.startswith("dispatch-ledger ")]
+    assert ours == ["after call 3 5 2 attempts 5, events 16", "during call 3 6 3 attempts 6, events 19"]
+    assert [line for line in lines if line.startswith("DBOS: skipped, not installed: ")] != []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import asyncpg
 import pytest
 
 from ledger.errors import LedgerCorrupt, LedgerFull, LedgerMissing, LedgerVersion
+from ledger.store import postgres_guards as guards
 from ledger.store import postgres_statements as statements
 from ledger.store import postgres_workers as workers
 from ledger.store.opening import upgrade_store
@@ -27,7 +29,7 @@ from ledger.store.sqlite_schema import REVISIONS
 from ledger.store.tables import METADATA
 from ledger.store.upgrade import SHIPPED, Migrations, Upgraded
 from tests.contracts.appends import submission, ticks
-from tests.postgres_server import own_database, server, sql
+from tests.postgres_server import OURS, own_database, server, sql, with_option
 
 DOCS: Final = Path(__file__).parent.parent / "docs" / "postgresql.md"
 NEXT: Final = """
@@ -76,6 +78,13 @@ async def test_many_create_at_once(empty: str) -> None:
         await store.aclose()
 
 
+def test_guards_are_frozen() -> None:
+    """Ledgers have been made by these very words, and are compared with them."""
+    text = "\n".join(guards.statements("s"))
+    frozen = hashlib.sha256(text.encode()).hexdigest()
+    assert frozen == "a3f0ed43afe651ff0b9f4d3ab551634dfa78cab17727352a33eaf43ef1e50139"
+
+
 async def test_migrated_is_what_the_tables_say(made: str) -> None:
     """Columns with their types, NULLs and collation, indexes with their conditions: nothing more, nothing less."""
     columns = await sql(
@@ -122,7 +131,7 @@ async def test_what_holds_no_ledger(empty: str, statement: str, error: type[Exce
 async def test_a_schema_of_its_own(empty: str) -> None:
     """Beside another program's tables a ledger lives in the schema that the URL names."""
     await sql(empty, 'CREATE TABLE events (id int); CREATE SCHEMA "My Ledger"')
-    store = await open_postgres(PostgresUrl.parse(f"{empty}&search_path=%22My%20Ledger%22"), create=True)
+    store = await open_postgres(PostgresUrl.parse(with_option(empty, "search_path=%22My%20Ledger%22")), create=True)
     await store.append(ticks("s", 0))
     assert (1, ()) == (await store.newest(), await store.check())
     await store.aclose()
@@ -211,11 +220,11 @@ async def test_the_roles_of_the_docs(made: str) -> None:
 @pytest.fixture(scope="module")
 def filled() -> str:
     """Give a ledger of twenty thousand tasks, a tenth of them open."""
-    url = server().of("plans")
+    name = f"ledger_{OURS}plans"
+    url = server().of(name)
 
     async def fill() -> None:
-        await sql(server().url, "DROP DATABASE IF EXISTS plans WITH (FORCE)")
-        await sql(server().url, "CREATE DATABASE plans")
+        await sql(server().url, f"CREATE DATABASE {name}")
         await create(PostgresUrl.parse(url))
         await sql(
             url,

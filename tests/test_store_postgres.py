@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ from tests.contracts.appends import Clock, submission, task, tick, ticks, whole
 from tests.contracts.test_stores import appends as any_appends
 from tests.contracts.test_stores import contents, fate
 from tests.histories import History, request
-from tests.postgres_server import database, own_database, rooted, server, sql
+from tests.postgres_server import database, own_database, rooted, server, sql, with_option
 
 ROOT: Final = Path(__file__).parent.parent
 REPLICA: Final = "SET session_replication_role = replica; "
@@ -268,6 +269,7 @@ class TestSessions:
     @pytest.mark.parametrize("answer_to", [b"COMMIT", b"BEGIN", b"INSERT INTO events"], ids=str)
     async def test_a_lost_answer(self, url: str, tmp_path: Path, answer_to: bytes) -> None:
         """Whether it was committed or not: the append is done once, and its caller told."""
+        rooted(url)
         folder = tmp_path / "w"
         folder.mkdir()
         wire = Wire(parse_qs(urlsplit(url).query)["host"][0] + "/.s.PGSQL.5432")
@@ -457,24 +459,39 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "error", "words"),
         [
-            ({"path": "/nowhere"}, LedgerMissing, "no such database"),
-            ({"query": "host=/nowhere"}, LedgerBusy, "cannot be reached"),
-            ({"netloc": "nobody:s3cret-@"}, LedgerError, "does not let this user in"),
-            ({"query": "{query}&sslmode=perhaps"}, ConfigurationError, "cannot be used"),
-            ({"query": "{query}&search_path=nowhere"}, LedgerMissing, "CREATE SCHEMA"),
-            ({"query": "{query}&synchronous_commit=off&no_such_setting=1"}, LedgerError, "no_such_setting"),
+            (lambda _url: server().of("nowhere"), LedgerMissing, "no such database"),
+            (lambda _url: "postgresql://me@/name?host=/nowhere", LedgerBusy, "cannot be reached"),
+            (lambda url: url.replace("postgres@", "nobody:s3cret-@"), LedgerError, "does not let this user in"),
+            (lambda url: with_option(url, "sslmode=perhaps"), ConfigurationError, "cannot be used"),
+            (lambda url: with_option(url, "search_path=nowhere"), LedgerMissing, "CREATE SCHEMA"),
+            (lambda url: with_option(url, "no_such_setting=1"), LedgerError, "no_such_setting"),
         ],
-        ids=str,
+        ids=["no database", "no server", "no user", "a wrong option", "no schema", "no setting"],
     )
     async def test_what_cannot_be_opened(
-        self, url: str, change: dict[str, str], error: type[DispatchError], words: str
+        self, url: str, change: Callable[[str], str], error: type[DispatchError], words: str
     ) -> None:
         """At once, in clear words, and without the password."""
-        parts = urlsplit(url)
-        changed = parts._replace(**{name: value.format(query=parts.query) for name, value in change.items()})
         with pytest.raises(error, match=words) as told:
-            await open_store(changed.geturl().replace("postgresql:/n", "postgresql:///n"), create=True, now_ms=Clock())
+            await open_store(change(url), create=True, now_ms=Clock())
         assert "s3cret" not in str(told.value)
+
+    async def test_a_standby(self, url: str) -> None:
+        """Refused, since positions do not follow commits there."""
+        ours = rooted(url)
+        assert ours.folder is not None
+        signalled = ours.folder / "data" / "standby.signal"
+        ours.stop(signal.SIGINT)
+        signalled.touch()
+        try:
+            ours.start()
+            with pytest.raises(LedgerFull, match="name the primary server"):
+                async with opened(url):
+                    pass
+        finally:
+            ours.stop(signal.SIGINT)
+            signalled.unlink()
+            ours.start()
 
     async def test_an_encoding_that_cannot_keep_every_text(self) -> None:
         """Refused before anything is made."""

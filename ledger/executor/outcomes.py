@@ -162,7 +162,8 @@ def _bounded(text: str) -> str | None:
 
 
 def _clean(text: str | None) -> str | None:
-    return None if text is None else text.encode("utf-8", "replace").decode()
+    """Return a text that every store's columns can hold: no lone surrogate, no NUL."""
+    return None if text is None else text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def _retryable(error_type: ErrorType, result: ExecutionResult, policy: Policy) -> bool:

@@ -42,6 +42,10 @@ class Waiting(NamedTuple):
         digest = self.append.key_digest
         return {self.append.task_id} if digest is None else {self.append.task_id, digest}
 
+    def places(self) -> set[Name]:
+        """Return what may be in one group several times, but not in two: of a few places left the first get them."""
+        return {f"places of {limit.provider}" for limit in self.append.limits}
+
 
 class Groups:
     """Takes appends, and hands them in groups to the one who writes.
@@ -99,7 +103,7 @@ class Groups:
             await asyncio.wait(self._writing)
 
     def _begin(self, group: Sequence[Waiting]) -> None:
-        names: set[Name] = set().union(*(waiting.names() for waiting in group))
+        names: set[Name] = set().union(*(waiting.names() | waiting.places() for waiting in group))
         self._under_way |= names
         task = asyncio.create_task(self._write_one(group), name="ledger-group")
         self._writing.add(task)
@@ -120,7 +124,8 @@ class Groups:
         while self._waiting and len(group) < most and len(passed_over) < LOOK_AHEAD:
             waiting = self._waiting.popleft()
             names = waiting.names()
-            (passed_over if names & taken else group).append(waiting)
+            waits = names & taken or waiting.places() & self._under_way
+            (passed_over if waits else group).append(waiting)
             taken |= names  # also of one passed over: a later append of its stream must not overtake it
         self._waiting.extendleft(reversed(passed_over))
         return group

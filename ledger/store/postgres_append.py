@@ -8,10 +8,10 @@ elsewhere) breaks the group: it is rolled back and repeated, each append within 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from hashlib import sha256
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ledger.envelope import Append, Limit, Recorded, Stream
 from ledger.errors import DispatchError, EventInvalid, LedgerError, VersionConflict
@@ -21,7 +21,7 @@ from ledger.store.groups import Outcome
 from ledger.store.limits import check_limits, growth
 from ledger.store.postgres_batch import Batch
 from ledger.store.postgres_connection import Driver
-from ledger.store.postgres_errors import FAILURES, is_unstorable
+from ledger.store.postgres_errors import FAILURES, is_lost, is_unstorable
 from ledger.store.postgres_errors import state as sqlstate
 from ledger.store.postgres_guards import GUARD_BROKEN
 from ledger.store.projection import Changes, Known, project
@@ -34,23 +34,21 @@ BUT_POSITION: Final = attrgetter(*(column.name for column in fields(Recorded)[1:
 DUPLICATE: Final = "23505"
 
 
-@dataclass(slots=True)
-class Before:
-    """What the ledger holds of a group, and what the group has added so far."""
+class Before(NamedTuple):
+    """What the ledger holds of a group, and what the group has added to it so far."""
 
     now_ms: int
     streams: Mapping[str, Stream]
     owners: dict[bytes, str]
     """Whom the keys name."""
     in_flight: dict[Limit, int]
-    started: list[tuple[Known, Changes]] = field(default_factory=list)
+    """How many attempts take a place of a limit."""
 
-    def others(self, limit: Limit) -> int:
-        """Count what is in flight, that of the group included."""
-        return self.in_flight[limit] + sum(
-            growth(limit, known.attempts.values(), changes.attempts.values(), self.now_ms)
-            for known, changes in self.started
-        )
+    def take(self, known: Known, changes: Changes) -> None:
+        """Add the attempts of one append to those in flight."""
+        for limit in self.in_flight:
+            more = growth(limit, known.attempts.values(), changes.attempts.values(), self.now_ms)
+            self.in_flight[limit] += more
 
 
 async def append_group(database: Driver, appends: Sequence[Append], now_ms: int | None = None) -> list[Outcome]:
@@ -82,8 +80,8 @@ async def _in_transaction(
         await database.execute(f"BEGIN; {sql.PLANNED_ONCE}; {names}")
         outcomes: list[Outcome] = await write(database, appends, now_ms)
         said = await database.execute("COMMIT")
-    except BaseException:
-        if not database.is_closed() and database.is_in_transaction():
+    except FAILURES as error:
+        if not is_lost(error):  # else whoever holds the session drops it
             await database.execute("ROLLBACK")
         raise
     if said != "COMMIT":
@@ -175,19 +173,18 @@ def _plan(batch: Batch, append: Append, before: Before) -> Stream:
     changes = project(known, chain, lambda: [recorded.event() for recorded in stream])
     limits = _limits(append)
     if limits:
-        check_limits(limits, known, changes, before.now_ms, before.others)
+        check_limits(limits, known, changes, before.now_ms, before.in_flight.__getitem__)
     if append.key_digest is not None and owner is None:
         batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
     added = [recorded for recorded, _ in chain]
     batch.add(append, added, known, changes)
-    if before.in_flight:
-        before.started.append((known, changes))
+    before.take(known, changes)
     return (*stream, *added)
 
 
 def _known(stream: Stream) -> Known:
     """Fold what a stream has come to; one that is no task is not read."""
-    if not stream or stream[0].type != TaskSubmitted.TYPE:
+    if all(recorded.type != TaskSubmitted.TYPE for recorded in stream):
         return NOTHING
     changes = project(NOTHING, ((recorded, recorded.event()) for recorded in stream), tuple)
     return Known(changes.task, changes.attempts)

@@ -53,10 +53,6 @@ class Driver(Protocol):
         """Run a block in a transaction."""
         ...
 
-    def is_in_transaction(self) -> bool:
-        """Say whether a transaction is open."""
-        ...
-
     def is_closed(self) -> bool:
         """Say whether the connection is gone."""
         ...

@@ -1,7 +1,8 @@
 """The work of ``tail``.
 
-Events are read by position. SQLite gives positions under its one writer's lock, so they become visible in their order,
-and to read on from the last one seen misses nothing. Every read is short: a long one would keep the log from shrinking.
+Events are read by position. No store shows one while a smaller one may still be committed (SQLite gives them under its
+one writer's lock, PostgreSQL under a lock that readers wait for), so to read on from the last one seen misses nothing.
+Every read is short: a long one would keep SQLite's log from shrinking.
 """
 
 from __future__ import annotations
