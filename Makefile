@@ -16,11 +16,11 @@ NODE_MAJOR := 20
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test lint check bench docs fmt clean gemini
+.PHONY: help setup demo test check-hosts lint check bench docs fmt clean gemini
 .DEFAULT_GOAL := help
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
 setup: $(DEV) gemini ## install the project, its tools and the Gemini CLI
 
@@ -31,6 +31,9 @@ demo: $(RUN) ## install the project and run its demo
 test: $(DEV) gemini ## install everything and run the tests (ARGS="-k name" for some of them)
 	PATH="$$PWD/$(VENV)/bin:$$PWD/$(GEMINI)/node_modules/.bin:$$PATH" \
 	  $(PY) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+check-hosts: $(DEV) ## let workers on several hosts share a ledger, and cut them off (Linux, as root)
+	$(PY) -m pytest -n0 -m slow tests/test_hosts.py $(ARGS)
 
 lint: $(DEV) ## check style, types and layers
 	$(PY) -m ruff check .

@@ -16,7 +16,7 @@ from typing import Final
 from benchmarks.local_server import running
 from benchmarks.measuring import Plan, Table, figure, folder_in, median
 
-__all__ = ["measure"]
+__all__ = ["SCRIPTS", "Unavailable", "environment", "measure"]
 
 ROUNDS: Final = 5
 CALLS: Final = 200
@@ -65,7 +65,7 @@ def measure(plan: Plan) -> str:
         peers = {name: stack.enter_context(_started(Path(sys.executable), OURS[name], url, folder)) for name in OURS}
         for name, (script, wanted) in PEERS.items():
             try:
-                python = _environment(wanted)
+                python = environment(wanted)
                 peers[name] = stack.enter_context(_started(python, script, url, folder))
             except Unavailable as why:
                 table.notes.append(f"{name}: skipped, {why}")
@@ -81,7 +81,7 @@ def measure(plan: Plan) -> str:
     return str(table)
 
 
-def _environment(wanted: Sequence[str]) -> Path:
+def environment(wanted: Sequence[str]) -> Path:
     """Return the Python of a cached environment that has these packages; made when it is not there yet.
 
     Raises:

@@ -65,18 +65,19 @@ Responder = Callable[[Request], Reply]
 class Emulator:
     """A server that lives as long as its ``with`` block; every request it received is in ``log``, in order."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, host: str = "127.0.0.1") -> None:
         self.log: list[Request] = []
         self.failures: list[BaseException] = []
         self._routes: list[tuple[str, re.Pattern[str], Responder]] = []
         self._received = threading.Condition()
-        self._server = _Server(("127.0.0.1", port), self)
+        self._host = host
+        self._server = _Server((host, port), self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def url(self) -> str:
         """The address without a slash at its end."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://{self._host}:{self._server.server_address[1]}"
 
     def route(self, method: str, path_regex: str, responder: Responder) -> None:
         """Answer ``method`` on paths that match as a whole, query left out; the latest route wins.
