@@ -13,6 +13,7 @@ from benchmarks.local_server import ANSWER
 from clients.base import ExecutionResult, ModelClient, OnText, Usage
 from ledger import Config, Executor, Ledger
 from ledger.envelope import Append, NewEvent, Stream
+from ledger.handle import Nearby
 from ledger.store.memory import MemoryStore
 from ledger.store.protocol import Store
 from ledger.system_events import BreakerClosed
@@ -101,8 +102,9 @@ class Opened(Ledger):
         """Return it."""
         return self._opened
 
-    async def nearby(self) -> None:
-        """Return no folder."""
+    async def nearby(self) -> Nearby:
+        """Return no folders."""
+        return Nearby(None, None)
 
 
 async def dispatches(count: int) -> list[Sequence[Append]]:

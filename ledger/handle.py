@@ -5,19 +5,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import tempfile
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 from ledger.config import resolve_ledger
 from ledger.config.origins import without_password
+from ledger.errors import LedgerError
 from ledger.ports import Ports
 from ledger.store.opening import open_store, parse_url
 from ledger.store.protocol import Store
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "Nearby"]
+
+
+class Nearby(NamedTuple):
+    """What stands beside a ledger on one host; None where there is no place for it."""
+
+    locks: Path | None
+    """The lock files of this host's workers."""
+    spills: Path | None
+    """Answers that the ledger would not take."""
 
 
 @dataclass(slots=True)
@@ -81,8 +93,8 @@ class Ledger:
                 )
             return place.store
 
-    async def nearby(self) -> Path | None:
-        """Return the folder on this host for what belongs to the ledger but stands beside it: locks, spilled answers.
+    async def nearby(self) -> Nearby:
+        """Return the folders on this host for what belongs to the ledger but stands beside it.
 
         Raises:
             LedgerError: the ledger cannot be opened.
@@ -103,16 +115,27 @@ class Ledger:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.aclose()
+        with suppress(LedgerError) if error is not None else nullcontext():  # the first failure is the one to tell
+            await self.aclose()
 
 
-def _beside(path: Path) -> Path:
+def _beside(path: Path) -> Nearby:
     """Return the folder of a file, the same by whatever name the file is called."""
     file = path.resolve()
-    return file.with_name(f"{file.name}-workers")
+    folder = file.with_name(f"{file.name}-workers")
+    return Nearby(folder, folder)
 
 
-def _at_home(salt: bytes) -> Path:
-    """Return the folder of a ledger on a server, the same by whatever address the server is called."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    return state / "dispatch-ledger" / hashlib.sha256(salt).hexdigest()[:16]
+def _at_home(salt: bytes) -> Nearby:
+    """Return the folders of a ledger on a server, the same by whatever address the server is called.
+
+    A home may be shared with other hosts, whose locks this one could misread: locks lie where only this host looks.
+    """
+    name = hashlib.sha256(salt).hexdigest()[:16]
+    here = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    locks = here / f"dispatch-ledger-{os.getuid() if hasattr(os, 'getuid') else 0}" / name
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError:  # nobody's home: a container that runs under a number without a name
+        return Nearby(locks, None)
+    return Nearby(locks, state / "dispatch-ledger" / name)

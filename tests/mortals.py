@@ -31,7 +31,23 @@ from tests.command_line import Ended
 from tests.emulator import Emulator, Reply, Request
 from tests.processes import SPAWNED, said
 
-__all__ = ["Caller", "Fault", "Full", "Mortal", "Witness", "caller", "commanded", "configured", "dispatching", "toml"]
+__all__ = [
+    "Caller",
+    "Commanded",
+    "Fault",
+    "Full",
+    "FullLedger",
+    "HastyLoop",
+    "Mortal",
+    "Witness",
+    "caller",
+    "commanded",
+    "configured",
+    "dispatching",
+    "mortals",
+    "toml",
+    "working",
+]
 
 SPAWNED.set_forkserver_preload([processes.__name__, __name__])
 PROVIDER: Final = f"{__name__}:caller"
@@ -39,6 +55,14 @@ PATIENCE_S: Final = 60.0
 ERRORS: Final[Mapping[int, ErrorType]] = {429: "rate_limited", 529: "overloaded", 400: "invalid_request"}
 POISON: Final = "poison"
 """A prompt that says so kills the process that sends it."""
+
+
+class HastyLoop(asyncio.SelectorEventLoop):
+    """A loop whose time flies, since a heartbeat has to be watched for a while before it is said to have stopped."""
+
+    def time(self) -> float:
+        """Return a hundred seconds a second."""
+        return super().time() * 100
 
 
 @dataclass
@@ -186,13 +210,16 @@ class Full:
         self._store = store
         self.full = True
         self.refused = 0
+        self.refused_most: int | None = None
+        """So many times there is no room; None is for ever."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     async def append(self, append: Append) -> Stream:
         """Refuse what ends an attempt, as a disk does that had room for the start."""
-        if self.full and any(new.event.TYPE in {"attempt.succeeded", "attempt.failed"} for new in append.events):
+        full = self.full and self.refused != self.refused_most
+        if full and any(new.event.TYPE in {"attempt.succeeded", "attempt.failed"} for new in append.events):
             self.refused += 1
             raise LedgerFull("the disk is full")
         return await self._store.append(append)
@@ -258,12 +285,15 @@ def mortals() -> Iterator[list[Mortal]]:
             mortal.ended()
 
 
-def dispatching(pipe: Connection, path: Path, url: str, fault: Fault) -> None:
+def dispatching(pipe: Connection, path: Path, url: str, fault: Fault, key: str = "k") -> None:
     """Dispatch one prompt under a key; meet the fault on the way."""
+    met = False
 
     def passing(point: str) -> None:
-        if point != fault.point:
+        nonlocal met
+        if met or point != fault.point:
             return
+        met = True
         match fault.how:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -274,7 +304,7 @@ def dispatching(pipe: Connection, path: Path, url: str, fault: Fault) -> None:
                 pipe.recv()
 
     async def at_once(seconds: float) -> None:
-        await asyncio.sleep(0 if fault.full else seconds)
+        await asyncio.sleep(0 if fault.full or fault.how == "raise" else seconds)
 
     async def dispatch() -> str:
         ports = Ports(passing=passing, sleep=at_once)
@@ -282,7 +312,7 @@ def dispatching(pipe: Connection, path: Path, url: str, fault: Fault) -> None:
         async with ledger, Executor(ledger, configured(url), ports=ports) as executor:
             HERE.worker, HERE.passing = executor.worker, passing
             try:
-                return (await executor.execute("haiku", "hello", idempotency_key="k")).response
+                return (await executor.execute("haiku", "hello", idempotency_key=key)).response
             except (DispatchError, RuntimeError) as error:
                 return type(error).__name__
 
@@ -320,3 +350,16 @@ def commanded(folder: Path, name: str, *argv: str) -> Commanded:
     mortal = Mortal(_command, folder, name, argv)
     assert mortal.said() == "begun"
     return Commanded(folder, name, mortal)
+
+
+def working(pipe: Connection, place: str, home: Path, url: str, concurrency: int) -> None:
+    """Work as ``worker --drain`` does, under a name that the witness is told; state is kept in a home of the test's."""
+    os.environ["XDG_STATE_HOME"] = str(home)
+
+    async def work() -> None:
+        async with Ledger.open(place, create=False) as ledger, Executor(ledger, configured(url)) as executor:
+            HERE.worker = executor.worker
+            await executor.work(drain=True, concurrency=concurrency)
+
+    asyncio.run(work())
+    pipe.send("drained")

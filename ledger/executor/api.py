@@ -13,7 +13,7 @@ from clients.base import ExecutionResult, ModelClient, OnText
 from clients.judging import failed_verdict
 from ledger.composition import build_client
 from ledger.config import Config, load_config, resolve_ledger
-from ledger.errors import ClientError, TaskNotFound, UsageError
+from ledger.errors import ClientError, LedgerBusy, TaskNotFound, UsageError
 from ledger.executor import dispatching
 from ledger.executor.bench import Bench, Benches
 from ledger.executor.checks import checked, checked_listeners
@@ -57,9 +57,12 @@ class Executor:
         self._owns_ledger = ledger is None
         self.ledger = ledger or Ledger.open(resolve_ledger(None, self.config), ports=self._ports)
         self._pool = Pool(self.registry, build)
-        self._worker = f"worker:{self._ports.new_id()}"
         self._intake = Intake(self.config, self.registry)
-        self._benches = Benches(self.ledger, self._ports, self._pool, self.registry, self._worker)
+        self._named(f"worker:{self._ports.new_id()}")
+
+    def _named(self, worker: str) -> None:
+        self._worker = worker
+        self._benches = Benches(self.ledger, self._ports, self._pool, self.registry, worker)
 
     @property
     def worker(self) -> str:
@@ -188,6 +191,7 @@ class Executor:
         concurrency: int | None = None,
         stop: asyncio.Event | None = None,
         on_finished: Callable[[Dispatched], object] | None = None,
+        on_away: Callable[[LedgerBusy], object] | None = None,
     ) -> None:
         """Work on tasks that have no living owner, until ``stop`` is set or, with ``drain``, until none is left.
 
@@ -197,16 +201,13 @@ class Executor:
             concurrency: tasks under way at once; None is the sum of the providers' limits, at most 64.
             stop: set, it lets nothing new begin; what is under way is seen to its end.
             on_finished: told of each task that ended or is held.
+            on_away: told when the ledger is locked or out of reach; without ``drain`` it is waited for.
         """
-        bench = await self._bench()
-        crew = Crew(
-            bench.desk,
-            bench.others,
-            partial(dispatching.driven, bench, patient=False),
-            most=concurrency or self.registry.usual_concurrency(),
-            ownerless=ownerless,
-        )
-        await crew.work(drain=drain, stop=stop or asyncio.Event(), on_finished=on_finished)
+        bench, stop = await self._bench(), stop or asyncio.Event()
+        drive = partial(dispatching.driven, bench, patient=False, stop=stop)
+        most = concurrency or self.registry.usual_concurrency()
+        crew = Crew(bench.desk, bench.others, drive, bench.rested, most=most, ownerless=ownerless, on_away=on_away)
+        await crew.work(drain=drain, stop=stop, on_finished=on_finished)
 
     async def dispatch(self, request: Request, listener: Listener) -> Dispatched:
         """Bring a request to its end: as a new task, or as the one that its key names."""
@@ -216,11 +217,7 @@ class Executor:
 
     async def finish(self, task_id: str) -> Dispatched:
         """Bring a task to its end; one that waits for a person is let go."""
-        await dispatching.released(await self._person(), task_id)
-        done = await dispatching.driven(await self._bench(), task_id, patient=True)
-        if done is None:
-            raise TaskNotFound(f"the ledger holds no task {task_id}")
-        return done
+        return await dispatching.finished(await self._person(), await self._bench(), task_id)
 
     async def _person(self) -> Desk:
         """Return the desk of those who take no task: nobody needs to know whether they live."""
@@ -241,7 +238,9 @@ class Executor:
 
     async def __aenter__(self) -> Self:
         await self.ledger.store()
-        self._pool.closed = False
+        if self._pool.closed:  # who took this worker for gone must not meet it again under its name
+            self._named(f"worker:{self._ports.new_id()}")
+            self._pool.closed = False
         return self
 
     async def __aexit__(

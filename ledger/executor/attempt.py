@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from typing import Any, Final
 
 from clients.base import ExecutionResult, ModelClient
@@ -22,9 +21,8 @@ from ledger.executor.calling import GRACE_S, apart, outlast, read_call
 from ledger.executor.listening import Listener
 from ledger.executor.readiness import Sent, readied
 from ledger.executor.recording import ended, record
-from ledger.executor.recovery import settle_the_dead
 from ledger.executor.requests import Draft
-from ledger.executor.starting import Braked, refuse_braked, shared_limits, started_event
+from ledger.executor.starting import Braked, Stopped, refuse_braked, shared_limits, started_event
 from ledger.executor.transact import state_of
 from ledger.policy import PPM
 from ledger.state import INITIAL, Ready, State, Task, Waiting
@@ -34,8 +32,6 @@ __all__ = ["Attempt", "Sent"]
 
 PLACE_S: Final = 0.1
 """About how often a place among a provider's calls, all of which other processes have, is asked for again."""
-SWEEP_EVERY: Final = 50
-"""After so many times it is looked whether those who have the places still live."""
 
 Drawn = tuple[Append, e.AttemptStarted]
 
@@ -49,6 +45,8 @@ class Attempt:
     listener: Listener
     texts: dict[str, bytes] = field(default_factory=dict)
     """What was recorded here, by slot: whoever made the call need not read its answer back."""
+    stop: asyncio.Event | None = None
+    """Set, it lets no attempt begin any more."""
 
     async def first(self, draft: Draft, key: bytes | None) -> Stream:
         """Submit a task and make its first attempt; the two are one transaction, unless it has to wait for its turn.
@@ -77,6 +75,7 @@ class Attempt:
         """Make the next attempt of a task that is ready or due; a trial is the only one of its model in flight.
 
         Raises:
+            Stopped: nothing new is to begin.
             VersionConflict: somebody else was first; nothing was called.
             LimitReached: somebody else makes the trial.
         """
@@ -98,11 +97,12 @@ class Attempt:
             raise TypeError(f"no attempt can follow {type(state).__name__}")
         task, desk, pool = state.task, self.bench.desk, self.bench.pool
         async with pool.flight(task.at.provider) as slot, self.bench.gate.passed(alone=task.orphans > 0):
+            self._refuse_late()
             ready = await readied(pool, self.sent, task, new=version == 0)
             await refuse_braked(self.bench, task, trial=trial)
             sealed = partial(desk.sealed, task_id, version, key=key)
             if isinstance(ready, ExecutionResult):
-                started = started_event(desk, task, None)
+                started = started_event(self.bench, task, None)
                 begun = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
                 done = ended(desk.ports, started, ready, task)
                 after = c.Record(done.outcome, started.fence, desk.seen(task.submitted.policy))
@@ -114,37 +114,57 @@ class Attempt:
             client, prefix = ready
 
             def drawn() -> Drawn:
-                started = started_event(desk, task, prefix)
+                self._refuse_late()
+                started = started_event(self.bench, task, prefix)
                 events = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
                 limits = shared_limits(pool, task, trial=trial)
                 return sealed(events, fence=started.fence, payloads=payloads, limits=limits), started
 
-            stream, started = await self._begin(drawn, task, wait=version > 0)
-            return await self._call(client, stream, started, task, slot.release)
+            stream, started = await self._begin(drawn, task, trial=trial, wait=version > 0)
+            pool.flying.add(task_id)
+            try:
+                return await self._call(client, stream, started, task, slot.release)
+            finally:
+                pool.flying.discard(task_id)
 
-    async def _begin(self, drawn: Callable[[], Drawn], task: Task, *, wait: bool) -> tuple[Stream, e.AttemptStarted]:
+    def _refuse_late(self) -> None:
+        """Let nothing begin that had to wait for its turn too long.
+
+        Raises:
+            Stopped: nothing new is to begin.
+            UsageError: the executor was closed meanwhile.
+            LedgerError: an answer had to be kept beside the ledger.
+        """
+        self.bench.pool.refuse_closed()
+        if self.stop is not None and self.stop.is_set():
+            raise Stopped("nothing new is to begin")
+
+    async def _begin(
+        self, drawn: Callable[[], Drawn], task: Task, *, trial: bool, wait: bool
+    ) -> tuple[Stream, e.AttemptStarted]:
         """Append the start; where the provider's places are all taken, ask again until there is one.
 
-        Only one caller a provider asks at a time, so that many who wait cost no more than one.
+        Only one caller a provider asks at a time, so that many who wait cost no more than one; nobody overtakes them.
         """
-        try:
-            return await self._appended(*drawn(), task)
-        except LimitReached as full:
-            if not wait or full.limit.model is not None:
-                raise
-        ports = self.bench.desk.ports
-        async with self.bench.doors[task.at.provider]:
-            for asked in count(1):
-                await ports.sleep(PLACE_S * (1 + ports.draw_ppm(PPM // 2) / PPM))
-                await refuse_braked(self.bench, task, trial=True)
+        door, ports = self.bench.doors[task.at.provider], self.bench.desk.ports
+        if not door.is_queued_at:
+            try:
+                return await self._appended(*drawn(), task)
+            except LimitReached as full:
+                if not wait or full.limit.model is not None:
+                    raise
+        elif not wait:
+            raise LimitReached(shared_limits(self.bench.pool, task, trial=False)[0])
+        async with door.turn():
+            while True:
+                await refuse_braked(self.bench, task, trial=trial)
                 try:
                     return await self._appended(*drawn(), task)
                 except LimitReached as full:
                     if full.limit.model is not None:
                         raise
-                if asked % SWEEP_EVERY == 0:
-                    await settle_the_dead(self.bench.desk, self.bench.others)
-        raise AssertionError("counting does not end")
+                await self.bench.sweep()
+                await door.wait(ports.sleep(PLACE_S * (1 + ports.draw_ppm(PPM // 2) / PPM)))
 
     async def _appended(self, append: Append, started: e.AttemptStarted, task: Task) -> tuple[Stream, e.AttemptStarted]:
         """Append the start; a caller who is cancelled meanwhile leaves no start without an end."""
@@ -207,5 +227,6 @@ class Attempt:
     async def _record(self, stream: Stream, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> Stream:
         done = ended(self.bench.desk.ports, started, result, task)
         recorded = await record(self.bench, stream, started, done, task)
+        self.bench.doors[started.provider].knock()
         self.texts.update((payload.slot, payload.content) for payload in done.payloads)
         return recorded

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ledger.executor.brakes import Brakes
-from ledger.executor.gate import Gate
+from ledger.executor.gate import Door, Gate
 from ledger.executor.pool import Pool
 from ledger.executor.presence import Heartbeat, HostLock, Others
 from ledger.executor.recovery import settle_the_dead
@@ -21,7 +21,9 @@ from ledger.registry import ModelRegistry
 
 __all__ = ["Bench", "Benches"]
 
-SET_UP_S: Final = 60.0
+SET_UP_S: Final = 20.0
+SWEEP_S: Final = 2.0
+"""How often those who wait for a place look whether the ones who have it still live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,29 @@ class Bench:
     brakes: Brakes
     heartbeat: Heartbeat
     folder: Path | None
-    """Where this host keeps what stands beside the ledger: locks, and answers that it would not take."""
+    """Where answers are kept that the ledger would not take."""
+    rested: list[str]
+    """Tasks that ended, or wait for a person, since an attempt was given up here that a dead worker had in flight."""
     gate: Gate = field(default_factory=Gate)
-    doors: defaultdict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    doors: defaultdict[str, Door] = field(default_factory=lambda: defaultdict(Door))
     """By provider: who asks the ledger for a place among its calls."""
+    swept: list[float] = field(default_factory=list)
+    """When somebody who waits for a place last looked, by the loop's clock."""
+
+    def now_ms(self) -> int:
+        """Return the ledger's clock, as far as this host knows it: what others judge leases by."""
+        return self.desk.ports.now_ms() + self.heartbeat.ahead_ms
+
+    async def sweep(self) -> None:
+        """Record what dead workers have in flight, every few seconds at most: it takes up places and keeps trials away.
+
+        Raises:
+            LedgerError: the ledger cannot be used.
+        """
+        clock = asyncio.get_running_loop().time()
+        if not self.swept or clock - self.swept[-1] > SWEEP_S:
+            self.swept[:] = [clock]
+            self.rested.extend(await settle_the_dead(self.desk, self.others))
 
     @classmethod
     async def set_up(cls, ledger: Ledger, ports: Ports, pool: Pool, registry: ModelRegistry, lock: HostLock) -> Bench:
@@ -46,20 +67,20 @@ class Bench:
         Raises:
             LedgerError: the ledger cannot be used.
         """
-        store, folder = await ledger.store(), await ledger.nearby()
+        store, (locks, folder) = await ledger.store(), await ledger.nearby()
         desk = Desk(store, ports, lock.worker)
-        others = Others(lock.worker, store, folder, ports)
-        lock.take(folder)
-        heartbeat = Heartbeat(lock.worker, store)
+        others = Others(lock.worker, store, locks, ports)
+        lock.take(locks)
+        heartbeat = Heartbeat(lock.worker, store, ports)
         await heartbeat.start()
         try:
             if folder is not None:
                 await bring_in(desk, folder)
-            await settle_the_dead(desk, others)
+            rested = await settle_the_dead(desk, others)
         except BaseException:
             await heartbeat.stop()
             raise
-        return cls(desk, pool, others, Brakes(desk, registry.breakers()), heartbeat, folder)
+        return cls(desk, pool, others, Brakes(desk, registry.breakers()), heartbeat, folder, rested)
 
 
 class Benches:
@@ -86,11 +107,14 @@ class Benches:
     async def leave(self) -> None:
         """Take back that this worker lives."""
         setting_up = self._here.pop(asyncio.get_running_loop(), None)
+        left = True
         if setting_up is not None:
+            setting_up.cancel()
             await asyncio.wait({setting_up}, timeout=SET_UP_S)
-            if setting_up.done() and not _failed(setting_up):
-                await setting_up.result().heartbeat.stop()
-        self._lock.release()
+            left = setting_up.done()
+            if left and not _failed(setting_up):
+                left = await setting_up.result().heartbeat.stop()
+        self._lock.release(left=left)
 
 
 def _failed(task: asyncio.Task[Bench]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from ledger import commands as c
 from ledger.dispatch import decide
 from ledger.envelope import Stream
@@ -13,11 +15,12 @@ from ledger.executor.intake import Dispatched, Intake
 from ledger.executor.listening import Listener
 from ledger.executor.requests import Request, draft, key_digest
 from ledger.executor.results import result_of, tell
+from ledger.executor.starting import Stopped
 from ledger.executor.transact import Desk, state_of
 from ledger.state import INITIAL, Absent, Ended, Held
 from ledger.store.protocol import KeyTaken, Store
 
-__all__ = ["cancelled", "dispatched", "driven", "enqueued", "released"]
+__all__ = ["cancelled", "dispatched", "driven", "enqueued", "finished"]
 
 
 async def dispatched(bench: Bench, intake: Intake, request: Request, listener: Listener) -> Dispatched:
@@ -69,8 +72,10 @@ async def enqueued(desk: Desk, intake: Intake, request: Request) -> str:
     return task_id
 
 
-async def driven(bench: Bench, task_id: str, *, patient: bool) -> Dispatched | None:
+async def driven(bench: Bench, task_id: str, *, patient: bool, stop: asyncio.Event | None = None) -> Dispatched | None:
     """Drive a task of the ledger; None if it has not come to its end, as only an impatient driver gives up.
+
+    Once ``stop`` is set no attempt is begun any more.
 
     Raises:
         TaskNotFound: there is no such task.
@@ -80,8 +85,11 @@ async def driven(bench: Bench, task_id: str, *, patient: bool) -> Dispatched | N
     met = tell(task_id, stream)
     if met is None:
         raise TaskNotFound(f"the ledger holds no task {task_id}")
-    attempt = Attempt(bench, await _sent(store, task_id, judging=not met.task.submitted.route), Listener())
-    stream = await Driver(bench, attempt).drive(task_id, stream, patient=patient)
+    attempt = Attempt(bench, await _sent(store, task_id, judging=not met.task.submitted.route), Listener(), stop=stop)
+    try:
+        stream = await Driver(bench, attempt).drive(task_id, stream, patient=patient)
+    except Stopped:
+        return None
     story = tell(task_id, stream) or met
     if not isinstance(story.state, Ended | Held):
         return None
@@ -89,7 +97,20 @@ async def driven(bench: Bench, task_id: str, *, patient: bool) -> Dispatched | N
     return Dispatched(story, stream, result, len(met.started), met.answering is not None)
 
 
-async def released(desk: Desk, task_id: str) -> None:
+async def finished(person: Desk, bench: Bench, task_id: str) -> Dispatched:
+    """Bring a task to its end; one that waits for a person is let go.
+
+    Raises:
+        TaskNotFound: there is no such task.
+    """
+    await _release(person, task_id)
+    done = await driven(bench, task_id, patient=True)
+    if done is None:
+        raise TaskNotFound(f"the ledger holds no task {task_id} any more")
+    return done
+
+
+async def _release(desk: Desk, task_id: str) -> None:
     """Let a task go that waits for a person; any other is left as it is.
 
     Raises:
@@ -120,14 +141,10 @@ async def cancelled(desk: Desk, task_id: str) -> str:
 
 
 async def _sent(store: Store, task_id: str, *, judging: bool) -> Sent:
-    """Put together again what is sent, from the texts that the task was submitted with.
-
-    Raises:
-        TaskNotFound: they were erased.
-    """
+    """Put together again what is sent, from the texts that the task was submitted with; nothing if they are erased."""
     texts = {payload.slot: payload.content.decode() for payload in await store.payloads(task_id)}
     if "prompt" not in texts:
-        raise TaskNotFound(f"the prompt of task {task_id} was erased; nothing can be sent any more")
+        return Sent("")
     if judging:
         return Sent.to_judge(texts["prompt"], texts.get("output", ""))
     return Sent(texts["prompt"], texts.get("system"))

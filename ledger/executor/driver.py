@@ -23,6 +23,8 @@ __all__ = ["Driver"]
 
 POLL_S: Final = 0.1
 """How often another worker's task is looked at."""
+LEFT_MS: Final = 60_000
+"""A task that was due for so long has been left by its owner, whether that lives or not."""
 NAP_S: Final = 30.0
 """The longest sleep without a look at the ledger."""
 
@@ -56,7 +58,7 @@ class Driver:
                         continue
                     wait_s = POLL_S
                 case Ready() | Waiting():
-                    wait_s = await self._wait_s(state)
+                    wait_s = await self._wait_s(stream, state)
                     if not wait_s:
                         stream = await self._acted(task_id, stream, state)
                         continue
@@ -64,20 +66,29 @@ class Driver:
                     assert_never(state)
             if not patient:
                 return stream
+            self.bench.pool.refuse_closed()  # two who each kept an answer back would wait for each other
             await desk.ports.sleep(wait_s)
             stream = await desk.store.read(task_id)
 
-    async def _wait_s(self, state: Ready | Waiting) -> float:
+    async def _wait_s(self, stream: Stream, state: Ready | Waiting) -> float:
         """Return how long to leave the task alone: its wait is not over, or it is another living worker's; 0 is not."""
-        owner, now = state.task.owner, self.bench.desk.ports.now_ms()
-        if owner is not None and owner != self.bench.desk.worker and await self._lives(owner):
+        task, now = state.task, self.bench.desk.ports.now_ms()
+        if task.owner is not None and task.owner != self.bench.desk.worker and await self._is_cared_for(stream, state):
             return POLL_S
-        if isinstance(state, Waiting) and not state.due(now):
-            return min((state.not_before_ms - now) / 1000, NAP_S)
-        return 0.0
+        if not isinstance(state, Waiting):
+            return 0.0
+        until_ms = state.not_before_ms
+        if state.due(now):
+            # It waited for a breaker that has opened again: that is no news to record, only longer to wait.
+            standing = None if task.made else await self.bench.brakes.standing(task.at.provider, task.at.model)
+            until_ms = standing.until_ms if isinstance(standing, Open) else now
+        return min(max(until_ms - now, 0) / 1000, NAP_S)
 
-    async def _lives(self, worker: str) -> bool:
-        return await self.bench.others.sign(worker) is Sign.LIVES
+    async def _is_cared_for(self, stream: Stream, state: Ready | Waiting) -> bool:
+        """Say whether its owner lives and has not left it lying: a caller may be gone whose process goes on."""
+        due_ms = state.not_before_ms if isinstance(state, Waiting) else 0
+        overdue_ms = await self.bench.desk.store.now_ms() - max(stream[-1].recorded_at_ms, due_ms)
+        return overdue_ms < LEFT_MS and await self.bench.others.sign(state.task.owner or "") is Sign.LIVES
 
     async def _acted(self, task_id: str, stream: Stream, state: Ready | Waiting) -> Stream:
         """Make the next attempt, unless an open breaker keeps a task off a step that it has not tried yet."""
@@ -91,6 +102,7 @@ class Driver:
             pass
         except LimitReached:
             await desk.ports.sleep(POLL_S)  # somebody else's trial decides what becomes of this task
+            await self.bench.sweep()  # if that somebody still lives
         except CommandRefused as refused:
             if refused.why != "not_due":  # the clock was set back while the client was made ready
                 raise
@@ -105,15 +117,16 @@ class Driver:
         return decided
 
     async def _given_up(self, task_id: str, stream: Stream, state: Running) -> bool:
-        """Record another worker's attempt as orphaned once it is dead, or the lease is over."""
+        """Record an attempt as orphaned once its worker is dead, or its lease is over and nothing is heard of it."""
         started = state.started
         now = await self.bench.desk.store.now_ms()
         begun_ms = next(recorded.recorded_at_ms for recorded in reversed(stream) if recorded.event() == started)
         sign = await self.bench.others.sign(started.worker)
-        over = now > begun_ms + state.task.at.timeout_ms + LEASE_GRACE_MS
-        # A clock that was set back says nothing about a worker that is heard of.
-        set_back = now < begun_ms - CLOCK_SET_BACK_MS and sign is not Sign.LIVES
-        if sign is Sign.GONE or over or set_back:
+        over = now > begun_ms + state.task.at.timeout_ms + LEASE_GRACE_MS or now < begun_ms - CLOCK_SET_BACK_MS
+        # A clock that jumped says nothing about a worker that is heard of; our own calls we know.
+        mine = started.worker == self.bench.desk.worker
+        unheard = task_id not in self.bench.pool.flying if mine else sign is Sign.SILENT
+        if sign is Sign.GONE or (over and unheard):
             await orphan(self.bench.desk, task_id, state, "worker_gone" if sign is Sign.GONE else "lease_expired")
             return True
         return False
@@ -121,7 +134,7 @@ class Driver:
     async def _braked(self, task_id: str, stream: Stream, state: Ready | Waiting) -> Stream:
         """Hand the task over to a step that nothing keeps it from, or let it wait; it spends no attempt."""
         desk, brakes, task = self.bench.desk, self.bench.brakes, state.task
-        steps = task.steps[task.step - 1 : task.last_step]
+        steps = task.steps[task.step - 1 : max(task.step, task.last_step)]  # no fallback leads on from the ladder
         ahead = [await brakes.standing(step.provider, step.model) for step in steps]
         seen = tuple(standing.seen for standing in ahead if isinstance(standing, Open))
         command = c.Brake(replace(desk.seen(task.submitted.policy), brakes=seen))

@@ -1,14 +1,14 @@
-"""Who may be in flight beside whom: a task whose worker died runs alone, so that it can take nobody with it."""
+"""Who may be in flight beside whom, within one process and among those that share a provider's places."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-__all__ = ["Gate"]
+__all__ = ["Door", "Gate"]
 
 
 class _Waiting(NamedTuple):
@@ -17,7 +17,10 @@ class _Waiting(NamedTuple):
 
 
 class Gate:
-    """Lets many be in flight together, or one alone, in the order in which they came; for one event loop."""
+    """Lets many be in flight together, or one alone, in the order in which they came; for one event loop.
+
+    A task whose worker died runs alone, so that it can take nobody with it.
+    """
 
     def __init__(self) -> None:
         self._together = 0
@@ -67,3 +70,37 @@ class Gate:
             if not waiting.let_in.done():  # else it was cancelled, and is about to take itself off the list
                 self._enter(alone=waiting.alone)
                 waiting.let_in.set_result(None)
+
+
+class Door:
+    """Where those queue, in their order, who found all of a provider's places taken; for one event loop."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._knocked = asyncio.Event()
+
+    @property
+    def is_queued_at(self) -> bool:
+        """Somebody has the turn already."""
+        return self._turn.locked()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Be the one who asks, for the length of the block."""
+        async with self._turn:
+            self._knocked.clear()
+            yield
+
+    def knock(self) -> None:
+        """Say that one of our own has given a place back."""
+        self._knocked.set()
+
+    async def wait(self, pause: Awaitable[None]) -> None:
+        """Wait for a pause, or until one of our own gives a place back."""
+        pausing, knocked = asyncio.ensure_future(pause), asyncio.ensure_future(self._knocked.wait())
+        try:
+            await asyncio.wait({pausing, knocked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._knocked.clear()
+            pausing.cancel()
+            knocked.cancel()

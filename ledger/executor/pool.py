@@ -48,6 +48,8 @@ class Pool:
         self._calls: set[asyncio.Task[Any]] = set()
         self._open: set[asyncio.Future[Any]] = set()
         """Attempts between their readiness and their record, and records that outlived their caller."""
+        self.flying: set[str] = set()
+        """Tasks with a call under way in this process, or an outcome that is being recorded."""
         self.closed = False
         self.stalled: LedgerError | None = None
         """Why nothing new may begin: an answer that the ledger did not take."""

@@ -62,6 +62,8 @@ async def readied(
 
 async def _prepared(pool: Pool, sent: Sent, task: Task) -> tuple[ModelClient, PromptPrefix | None]:
     client = pool.client(task.at)
+    if not sent.prompt:
+        raise PromptRefused("the prompt was erased; nothing can be sent any more")
     prepare = getattr(client, "prepare", None)
     if prepare is None or getattr(prepare, "__func__", None) is ModelClient.prepare:
         return client, None

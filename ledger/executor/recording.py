@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from clients.base import ExecutionResult
@@ -44,18 +45,24 @@ async def record(bench: Bench, stream: Stream, started: e.AttemptStarted, done: 
     task_id, ports = stream[0].task_id, bench.desk.ports
     command = c.Record(done.outcome, started.fence, bench.desk.seen(task.submitted.policy), done.verdict)
     ports.passing("before outcome")
-    waited_s, pause_s = 0.0, PAUSE_FIRST_S
-    while True:
-        try:
-            recorded = await bench.desk.transact(
-                task_id, command, fence=started.fence, payloads=done.payloads, known=stream
-            )
-            break
-        except LedgerError as error:
-            if waited_s >= KEPT_S:
-                raise _spilled(bench, Spilled(task_id, started.fence, done)) from error
-        await ports.sleep(pause_s)
-        waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, PAUSE_MAX_S)
+    clock = asyncio.get_running_loop().time
+    waited_s, pause_s, begun_s = 0.0, PAUSE_FIRST_S, clock()
+    try:
+        while True:
+            try:
+                recorded = await bench.desk.transact(
+                    task_id, command, fence=started.fence, payloads=done.payloads, known=stream
+                )
+                break
+            except LedgerError as error:
+                if max(waited_s, clock() - begun_s) >= KEPT_S:
+                    raise _spilled(bench, Spilled(task_id, started.fence, done)) from error
+            await ports.sleep(pause_s)
+            waited_s, pause_s = waited_s + pause_s, min(2 * pause_s, PAUSE_MAX_S)
+    except asyncio.CancelledError:
+        # Only the end of the event loop reaches in here, and nobody comes after it to bring the answer in.
+        _spilled(bench, Spilled(task_id, started.fence, done))
+        raise
     ports.passing("after outcome")
     await bench.brakes.after(task_id, started.provider, started.request_model, recorded)
     return recorded
@@ -67,7 +74,11 @@ def _spilled(bench: Bench, spilled: Spilled) -> LedgerError:
     if bench.folder is None:
         return LedgerFull(f"the ledger did not take the outcome of attempt {attempt} of task {task_id}")
     bench.desk.ports.passing("before spill")
-    path = spill(bench.folder, spilled)
+    try:
+        path = spill(bench.folder, spilled)
+    except LedgerFull as lost:
+        bench.pool.stalled = lost
+        return lost
     bench.desk.ports.passing("after spill")
     told = LedgerFull(
         f"the ledger did not take the outcome of attempt {attempt} of task {task_id}: it is kept in {path}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -139,7 +140,14 @@ def _files(folder: Path) -> Iterable[Path]:
 
 
 def _written(folder: Path, name: str, content: bytes) -> Path:
-    """Write the file under its name only when all of it is on the disk."""
+    """Write the file under its name only when all of it is on the disk.
+
+    Raises:
+        OSError: it cannot be written there, or the folder is somebody else's, who could take it away.
+    """
+    made = folder.lstat()
+    if not stat.S_ISDIR(made.st_mode) or made.st_uid != os.getuid():
+        raise PermissionError(f"{folder} is not our own folder")
     descriptor, unfinished = tempfile.mkstemp(prefix=".", dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -11,14 +11,17 @@ from ledger.errors import DispatchError
 from ledger.executor.bench import Bench
 from ledger.executor.calling import LEASE_GRACE_MS
 from ledger.executor.pool import Pool
-from ledger.executor.transact import Desk
 from ledger.state import Task
 
-__all__ = ["Braked", "refuse_braked", "shared_limits", "started_event"]
+__all__ = ["Braked", "Stopped", "refuse_braked", "shared_limits", "started_event"]
 
 
 class Braked(DispatchError):
     """A breaker opened while the task queued for a place; nothing was written."""
+
+
+class Stopped(DispatchError):
+    """Nothing new is to begin; nothing was written."""
 
 
 async def refuse_braked(bench: Bench, task: Task, *, trial: bool) -> None:
@@ -41,9 +44,9 @@ def shared_limits(pool: Pool, task: Task, *, trial: bool) -> tuple[Limit, ...]:
     return (whole, Limit(provider, 1, task.at.model, LEASE_GRACE_MS)) if trial else (whole,)
 
 
-def started_event(desk: Desk, task: Task, prefix: PromptPrefix | None) -> e.AttemptStarted:
+def started_event(bench: Bench, task: Task, prefix: PromptPrefix | None) -> e.AttemptStarted:
     """Return the start of the attempt that the task calls for, its deadline counted from now."""
-    step, submitted, worker = task.at, task.submitted, desk.worker
+    step, submitted, worker = task.at, task.submitted, bench.desk.worker
     request = {
         "model": step.model,
         "max_tokens": submitted.max_tokens,
@@ -61,7 +64,7 @@ def started_event(desk: Desk, task: Task, prefix: PromptPrefix | None) -> e.Atte
         tier=step.tier,
         provider=step.provider,
         request_model=step.model,
-        deadline_ms=desk.ports.now_ms() + step.timeout_ms,
+        deadline_ms=bench.now_ms() + step.timeout_ms,
         fence=task.fence if task.worker == worker else task.fence + 1,
         worker=worker,
         request_digest=digest_of(request),

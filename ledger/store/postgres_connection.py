@@ -57,6 +57,10 @@ class Driver(Protocol):
         """Say whether the connection is gone."""
         ...
 
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the driver's own name
+        """Take leave of the server."""
+        ...
+
     def terminate(self) -> None:
         """Drop the connection without a word to the server."""
         ...

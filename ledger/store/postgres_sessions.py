@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,6 +19,7 @@ __all__ = ["Sessions"]
 
 T = TypeVar("T")
 
+LEAVE_S: Final = 1.0
 PAUSE_S: Final = 0.1
 """Before a server that could not be reached is tried again, at the least."""
 
@@ -97,7 +99,10 @@ class Sessions:
                 for _ in range(self._most):
                     await self._permits.acquire()
                 while self._idle:
-                    await self._idle.pop()[0].close()
+                    session = self._idle.pop()
+                    with suppress(TimeoutError, *FAILURES):  # a server that is away needs no leave-taking
+                        await session[1].close(timeout=LEAVE_S)
+                    await let_go(*session)
                 await self._engine.dispose()
         except TimeoutError as error:
             while self._idle:

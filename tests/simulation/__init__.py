@@ -1,0 +1,1 @@
+"""The deterministic simulation: executors, store, clock, scheduler and provider, all driven by one seed."""
