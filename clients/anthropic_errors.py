@@ -203,7 +203,7 @@ def _name(error: BaseException) -> str:
 
 def _say(what: str, error_type: ErrorType) -> str:
     advice = ADVICE.get(error_type)
-    return f"{what}; {advice}" if advice else what
+    return f"{what.removesuffix('.')}; {advice}" if advice else what
 
 
 def _text(value: Any) -> str | None:

@@ -45,6 +45,15 @@ BY_STATUS: Mapping[int, ErrorType] = {
 STATUS_BY_EXIT_CODE = {status % 256: status for status in BY_STATUS}
 """The CLI exits with the HTTP status, of which the system keeps eight bits."""
 
+ADVICE: Mapping[ErrorType, str] = {
+    "authentication": "check GEMINI_API_KEY",
+    "billing": "check the project's billing and spend limits",
+    "context_window_exceeded": "shorten the prompt or choose a model with a larger window",
+    "not_found": "check the model's name and GOOGLE_GEMINI_BASE_URL",
+    "permission": "this key may not do that; ask the project's owner",
+    "too_large": "shorten the prompt",
+}
+
 NOT_SENT: Mapping[int, tuple[ErrorType, str]] = {
     41: ("authentication", "the Gemini CLI refused to authenticate; check GEMINI_API_KEY"),
     42: ("other", "the Gemini CLI did not take the prompt in; on a busy machine its half second may have passed"),
@@ -119,9 +128,11 @@ def _by_status(status: int, message: str) -> Failure:
             error_type = specific
             break
     mid_stream = message.startswith(MID_STREAM)
+    where = " in the middle of its answer" if mid_stream else ""
+    advice = f"; {ADVICE[error_type]}" if error_type in ADVICE else ""
     return Failure(
         error_type,
-        f"Gemini answered {status}{' in the middle of its answer' if mid_stream else ''}: {said}",
+        f"Gemini answered {status}{where}: {said.removesuffix('.') if advice else said}{advice}",
         usage_source="unknown" if mid_stream else "not_billed",
         status_code=status,
         retry_after_ms=_retry_after_ms(message),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
@@ -26,15 +26,20 @@ class Remark:
     advice: str
 
 
-def remarks(config: Config, sdk: SdkModels | None = None) -> tuple[Remark, ...]:
+def remarks(
+    config: Config, sdk: SdkModels | None = None, *, tiers: Collection[str] | None = None
+) -> tuple[Remark, ...]:
     """Return what is to be said of the tiers' models.
 
     Args:
         config: the configuration.
         sdk: the Anthropic SDK's tables; without them nothing is said of its models, since reading them takes seconds.
+        tiers: those that tasks are to begin with; what they may be handed to counts too. None is all.
     """
     registry = ModelRegistry(config)
-    entries = [registry.entry(tier) for tier in ModelTier]
+    asked = [tier.value for tier in ModelTier] if tiers is None else tiers
+    concerned = {step.tier for tier in asked for step in registry.route(tier)}
+    entries = [registry.entry(tier) for tier in ModelTier if tier.value in concerned]
     return tuple(
         remark
         for entry in entries

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from email.utils import formatdate
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -41,7 +41,7 @@ def server(emulator: Emulator) -> api.Anthropic:
     return api.Anthropic(emulator)
 
 
-@pytest.fixture(params=get_args(Transport))
+@pytest.fixture(params=["aiohttp", pytest.param("httpx", marks=pytest.mark.slow)])
 def transport(request: pytest.FixtureRequest) -> Transport:
     chosen: Transport = request.param
     return chosen

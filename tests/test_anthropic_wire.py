@@ -16,7 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -125,7 +125,7 @@ def says(*pieces: bytes, then: str = "stay", delay_s: float = 0.0) -> Play:
     return play
 
 
-@pytest.fixture(params=get_args(Transport))
+@pytest.fixture(params=["aiohttp", pytest.param("httpx", marks=pytest.mark.slow)])
 def transport(request: pytest.FixtureRequest) -> Transport:
     chosen: Transport = request.param
     return chosen

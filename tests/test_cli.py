@@ -161,7 +161,7 @@ def test_an_error_has_one_exit_code(error: DispatchError, code: int) -> None:
         pytest.param(["run", "-t", "haiku", "--file", "nothing"], 2, "nothing cannot be read", id="no such file"),
         pytest.param(["run", "-t", "haiku", "x", "--label", "team"], 2, "write it as team=a", id="no label"),
         pytest.param(["run", "-t", "haiku", "x", "--label", "a=1", "--label", "a=2"], 2, "twice", id="label twice"),
-        pytest.param(["run", "-t", "haiku", "x", "--timeout", "-1"], 2, "timeout_s is -1", id="timeout"),
+        pytest.param(["run", "-t", "haiku", "x", "--timeout", "-1"], 2, "--timeout is -1", id="timeout"),
         pytest.param(["run", "-t", "haiku", "x", "--config", "n.toml"], 2, "n.toml", id="no configuration"),
         pytest.param(["run", "-t", "haiku", "x", "--ledger", "nowhere/x.db"], 3, "nowhere", id="no folder"),
         pytest.param(["run", "-t", "haiku", "x", "--ledger", "dispatch.toml"], 3, "dispatch.toml", id="no database"),

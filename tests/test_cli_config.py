@@ -152,13 +152,14 @@ def test_a_doubtful_model_is_warned_about(cli: CommandLine, model: str, kind: st
 
 
 def test_a_run_is_warned_before_it_costs_anything(cli: CommandLine) -> None:
-    """Who calls models hears of a doubtful one on standard error, and the run goes on."""
-    simulated = '[tiers.haiku]\nprovider = "simulated"\n[tiers.pro]\nmodel = "gemini-3.5-flash"\n'
-    Path("dispatch.toml").write_text(simulated)
-    ended = cli("run", "-t", "haiku", "hello", "--json")
+    """Who may call a doubtful model hears of it on standard error, and the run goes on; who cannot does not."""
+    doubtful = '[tiers.pro]\nmodel = "gemini-3.5-flash"\n'
+    simulated = '[tiers.flash]\nprovider = "simulated"\nfallback = "pro"\n[tiers.haiku]\nprovider = "simulated"\n'
+    Path("dispatch.toml").write_text(simulated + doubtful)
+    ended = cli("run", "-t", "flash", "hello", "--json")
     assert (ended.code, json.loads(ended.out)["success"]) == (0, True)
     assert ended.err.startswith("warning: tiers.pro: the Gemini CLI silently asks for gemini-3.8-flash")
-    assert "warning" not in cli("tasks").err
+    assert [cli(*argv).err.count("warning") for argv in (["tasks"], ["run", "-t", "haiku", "hello"])] == [0, 0]
 
 
 def test_the_defaults_need_no_warning() -> None:

@@ -66,7 +66,7 @@ VALUES: list[tuple[str, str, str]] = [
     (
         "providers.simulated.latency_ms",
         "[5, 3]",
-        "is a list of 2 values, expected milliseconds from 0 to 3_600_000, or a list [least, most]",
+        "is a list of 2 values, expected milliseconds from 0 to 3_600_000, or a list [least, most], least first",
     ),
     (
         "providers.simulated.failures",

@@ -39,7 +39,7 @@ from tests.histories import (
     verdict,
 )
 
-LAW = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+LAW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 ENDS = (e.TaskSucceeded, e.TaskFailed, e.TaskCancelled)
 OUTCOMES = (e.AttemptSucceeded, e.AttemptFailed, e.AttemptOrphaned)
 MOVES_AFTER_END = 6

@@ -120,14 +120,24 @@ def test_a_machine_without_keys_and_cli_cannot_dispatch(cli: CommandLine) -> Non
 
 
 def test_one_tier_is_enough(cli: CommandLine) -> None:
-    """A tier that cannot be called is a warning where another can, and says who takes its place."""
+    """A tier that cannot be called is a warning where another can; a provider that cannot be loaded has no fallback."""
     simulated = 'provider = "simulated"\nmodel = "flaky"'
     Path("dispatch.toml").write_text(CONFIG.replace(simulated, 'provider = "nowhere.models:make"'))
     ended = cli("doctor", "--json")
     assert (ended.code, ended.json["tiers"]["flash"]["ok"], ended.json["tiers"]["haiku"]["ok"]) == (0, False, True)
     told = finding(ended.json, "tiers")
     assert (told["level"], "No module named 'nowhere'" in told["said"]) == ("warning", True)
-    assert told["advice"] == "until then flash is handed to haiku; or name another provider in [tiers.flash]"
+    assert told["advice"] == (
+        "until then tasks for flash are refused; mend it, or name another provider in [tiers.flash]"
+    )
+    assert cli("run", "-t", "flash", "hello").code == 2
+
+
+def test_a_file_that_is_no_ledger_says_what_to_do(cli: CommandLine) -> None:
+    """A command that could say no more is not named."""
+    Path("notes.txt").write_text("these are notes, and no ledger\n" * 40)
+    told = finding(cli("doctor", "--json", "--ledger", "notes.txt").json, "ledger")
+    assert (told["level"], told["advice"]) == ("stop", "put a backup in its place, or name another ledger by --ledger")
 
 
 def test_a_broken_configuration_is_a_finding(cli: CommandLine) -> None:

@@ -53,7 +53,8 @@ def ports() -> Ports:
 def bench(desk: Desk, folder: Path) -> Bench:
     """Lay tools out for somebody who beats for nobody; every call is answered."""
     registry, world = ModelRegistry(Config()), World(folder)
-    others, heartbeat = Others(desk.worker, desk.store, folder, desk.ports), Heartbeat(desk.worker, desk.store, desk.ports)
+    others = Others(desk.worker, desk.store, folder, desk.ports)
+    heartbeat = Heartbeat(desk.worker, desk.store, desk.ports)
     brakes = Brakes(desk, BreakerSettings(20, 5000, 60_000))
     return Bench(
         desk, Pool(registry, lambda *which: Scripted(world, *which[:2])), others, brakes, heartbeat, folder, []

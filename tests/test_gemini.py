@@ -390,8 +390,11 @@ async def test_the_request_is_exact_and_minimal(server: api.Google) -> None:
 @pytest.mark.gemini_cli
 @pytest.mark.parametrize(
     ("prompt", "sent"),
-    [("/init", "\n/init"), ("0123456789 @abcde\n" * 60_000, None), (" ", None)],
-    ids=["a command", "1 MB", "a blank"],
+    [
+        pytest.param("/init", "\n/init", id="a command"),
+        pytest.param("0123456789 @abcde\n" * 60_000, None, id="1 MB"),
+        pytest.param(" ", None, id="a blank", marks=pytest.mark.slow),
+    ],
 )
 async def test_prompts_arrive_byte_exact(server: api.Google, prompt: str, sent: str | None) -> None:
     """What was prepared is what arrives; without a system text none is sent."""
@@ -402,41 +405,30 @@ async def test_prompts_arrive_byte_exact(server: api.Google, prompt: str, sent: 
     ]
 
 
+FAULTS = {
+    "429": (api.error(429, "slow down", retry_delay_s=2.5), "rate_limited", "not_billed", 429, 2500),
+    "500": (api.error(500), "api_error", "not_billed", 500, None),
+    "503": (api.error(503, retry_delay_s=7), "overloaded", "not_billed", 503, 7000),
+    "404": (api.error(404), "not_found", "not_billed", 404, None),
+    "wrong key": (api.error(400, "API key not valid."), "authentication", "not_billed", 400, None),
+    "empty": (api.empty(), "api_error", "provider", None, None),
+    "refused": (api.refusal(), "content_refused", "provider", None, None),
+    "blocked": (api.blocked(), "api_error", "stream_partial", None, None),
+    "no text at the limit": (api.max_tokens(), "truncated", "provider", None, None),
+    "early end": (api.early_end(), "api_error", "stream_partial", None, None),
+    "tool call": (api.tool_call(command="ls"), "api_error", "unknown", None, None),
+    "garbage": (api.garbage(), "api_error", "unknown", None, None),
+    "dropped": (api.dropped(), "connection", "unknown", None, None),
+    "cut": (api.cut(), "connection", "unknown", None, None),
+}
+USUAL = ("429", "404", "empty", "dropped", "tool call")
+"""Looked at in every run; each starts the real CLI, and a CLI that is kept is asked all of them."""
+
+
 @pytest.mark.gemini_cli
 @pytest.mark.parametrize(
     ("step", "error_type", "usage_source", "status_code", "retry_after_ms"),
-    [
-        (api.error(429, "slow down", retry_delay_s=2.5), "rate_limited", "not_billed", 429, 2500),
-        (api.error(500), "api_error", "not_billed", 500, None),
-        (api.error(503, retry_delay_s=7), "overloaded", "not_billed", 503, 7000),
-        (api.error(404), "not_found", "not_billed", 404, None),
-        (api.error(400, "API key not valid."), "authentication", "not_billed", 400, None),
-        (api.empty(), "api_error", "provider", None, None),
-        (api.refusal(), "content_refused", "provider", None, None),
-        (api.blocked(), "api_error", "stream_partial", None, None),
-        (api.max_tokens(), "truncated", "provider", None, None),
-        (api.early_end(), "api_error", "stream_partial", None, None),
-        (api.tool_call(command="ls"), "api_error", "unknown", None, None),
-        (api.garbage(), "api_error", "unknown", None, None),
-        (api.dropped(), "connection", "unknown", None, None),
-        (api.cut(), "connection", "unknown", None, None),
-    ],
-    ids=[
-        "429",
-        "500",
-        "503",
-        "404",
-        "wrong key",
-        "empty",
-        "refused",
-        "blocked",
-        "no text at the limit",
-        "early end",
-        "tool call",
-        "garbage",
-        "dropped",
-        "cut",
-    ],
+    [pytest.param(*fault, id=name, marks=() if name in USUAL else pytest.mark.slow) for name, fault in FAULTS.items()],
 )
 async def test_every_fault_makes_one_request(
     server: api.Google,

@@ -69,7 +69,7 @@ def locked(folder: Path, lock: str) -> Iterator[None]:
         pytest.param("missing", 20_000, Sign.LIVES, id="on another host, row not yet old"),
         pytest.param("missing", 20_001, Sign.QUIET, id="on another host, row old"),
         pytest.param("missing", None, Sign.GONE, id="on another host, no row: it has left"),
-        pytest.param("missing", 86_400_001, Sign.GONE, id="on another host, not heard of for a day"),
+        pytest.param("missing", 86_400_001, Sign.QUIET, id="on another host, not heard of for a day"),
         pytest.param("held", 86_400_001, Sign.QUIET, id="lock held, not heard of for a day"),
         pytest.param("missing", -60_000, Sign.LIVES, id="clock set back a minute"),
         pytest.param("missing", -60_001, Sign.QUIET, id="clock set back further"),

@@ -7,12 +7,11 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from clients.anthropic import AnthropicClient
-from clients.anthropic_sdk import Transport
 from clients.base import ExecutionResult, Usage
 from clients.pieces import Pieces
 from clients.simulated import SimulatedClient
@@ -39,7 +38,7 @@ def server(emulator: Emulator) -> api.Anthropic:
     return api.Anthropic(emulator)
 
 
-@pytest.fixture(params=get_args(Transport))
+@pytest.fixture(params=["aiohttp", pytest.param("httpx", marks=pytest.mark.slow)])
 async def client(server: api.Anthropic, request: pytest.FixtureRequest) -> AsyncIterator[AnthropicClient]:
     made = AnthropicClient(api_key=KEY, base_url=server.url, transport=request.param)
     await made.prepare("warm")

@@ -55,6 +55,19 @@ def test_a_list_is_readable_at_forty_columns() -> None:
 
 
 @pytest.mark.usefixtures("cli")
+@pytest.mark.parametrize("term", ["xterm", pytest.param("dumb", marks=pytest.mark.slow)])
+def test_a_list_that_does_not_fit_is_no_table(term: str) -> None:
+    """No column is folded: in the last column that is too few each row is lines of whole words, above it one line."""
+    env = {"TERM": term, "NO_COLOR": "1"}
+    wide = shown({**env, "COLUMNS": "120"}, "tasks").splitlines()
+    needed = max(len(line.rstrip()) for line in wide) + len("error")
+    assert (wide[0].split()[0], len(wide)) == ("task", 2)
+    fits, folded = (shown({**env, "COLUMNS": str(count)}, "tasks").splitlines() for count in (needed, needed - 10))
+    assert [line.rstrip() for line in fits] == [line.rstrip() for line in wide]
+    assert (" · succeeded · flash · flaky" in folded[0], [line for line in folded if len(line) > needed]) == (True, [])
+
+
+@pytest.mark.usefixtures("cli")
 def test_a_story_is_readable_at_forty_columns() -> None:
     """Its events wrap between words, under a small indent."""
     task_id = str(sql("dispatch.db", "SELECT task_id FROM tasks")[0][0])
@@ -94,6 +107,65 @@ def test_a_full_disk_is_told_with_what_to_do(cli: CommandLine) -> None:
     assert cli("verify").code == 0
     again = cli("batch", "many.jsonl", "--json")
     assert (again.code, again.json["succeeded"] + again.json["reused"]) == (0, 200)
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.usefixtures("cli")
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        pytest.param(["tasks"], [], id="a list"),
+        pytest.param(["run", "-t", "haiku", "hello"], ["· task "], id="an answer"),
+        pytest.param(["run", "-t", "haiku", "--stream", "hello"], ["· task "], id="a stream"),
+        pytest.param(["run", "-t", "haiku", "--json", "hello"], [], id="a document", marks=pytest.mark.slow),
+        pytest.param(
+            ["run", "-t", "haiku", "--json", "--stream", "hello"], [], id="JSON lines", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_told(argv: list[str], told: list[str]) -> None:
+    """Exit 1, one line that says what happened and what was kept, and which task it was; no traceback."""
+    with FULL.open("wb") as full, started(*argv, stdout=full) as process:
+        _, said = process.communicate()
+    text = said.decode()
+    assert (process.returncode, "Traceback" in text) == (1, False), text
+    kept = "what was recorded stays, and `dispatch-ledger tasks` and `show` tell it"
+    expected = f"dispatch-ledger: standard output cannot be written: No space left on device; {kept}"
+    assert [part for part in (expected, *told) if part not in text] == []
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+def test_results_of_a_batch_that_cannot_be_written_are_told(cli: CommandLine) -> None:
+    """The sums are told, and how to get what was paid for."""
+    Path("b.jsonl").write_text('{"tier": "haiku", "prompt": "p"}\n')
+    ended = cli("batch", "b.jsonl", "--out", str(FULL))
+    assert (ended.code, ended.out.splitlines()[0]) == (1, "1 line: 1 succeeded, 0 failed, 0 held, 0 reused")
+    assert (
+        "dispatch-ledger: --out /dev/full cannot be written: No space left on device; every answer is in the"
+        in ended.err
+    )
+    assert (cli("batch", "b.jsonl", "--out", "r.jsonl").code, Path("r.jsonl").exists()) == (0, True)
+
+
+@pytest.mark.usefixtures("cli")
+@pytest.mark.parametrize(
+    ("closed", "argv", "code"),
+    [
+        pytest.param(">&-", ["run", "-t", "haiku", "hello"], 0, id="standard output"),
+        pytest.param("2>&-", ["run", "-t", "haiku", "hello"], 0, id="standard error", marks=pytest.mark.slow),
+        pytest.param("<&-", ["run", "-t", "haiku", "-"], 2, id="standard input"),
+    ],
+)
+def test_what_the_caller_has_closed_is_nowhere(closed: str, argv: list[str], code: int) -> None:
+    """A closed stream is no error, and no file that is opened later passes for it."""
+    line = ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, "-m", "ledger", *argv]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    ended = subprocess.run(line, capture_output=True, text=True, env=env, check=False)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert sql("dispatch.db", "PRAGMA integrity_check") == [("ok",)]
 
 
 @pytest.mark.parametrize("ends", ["\r\n", "\n"], ids=["Windows", "Unix"])

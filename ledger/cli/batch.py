@@ -26,7 +26,7 @@ __all__ = ["batch"]
 @common
 @pass_common
 def batch(common: Common, file: str, concurrency: int | None, out: str | None) -> int:
-    r"""Dispatch every line of FILE.jsonl (`-` reads standard input).
+    """Dispatch every line of FILE.jsonl (`-` reads standard input).
 
     A line is {"prompt", "tier", "key"?, "max_tokens"?, "retries"?, "timeout_s"?, "system"?, "labels"?}. Without a key
     the line's content is its key: equal lines are one task, and the same file again pays for nothing twice. A bad line
@@ -40,7 +40,7 @@ def batch(common: Common, file: str, concurrency: int | None, out: str | None) -
       attempts, cost_…          of this run only
 
     A failed task stays failed under its key: it is reported again and not called again.
-    """
+    """  # noqa: D301 - to click the control character says that these lines stay as they are
     from ledger.cli.work.batch import run_file  # noqa: PLC0415 - loaded when the command runs
 
     return run_file(common, file, concurrency, out)

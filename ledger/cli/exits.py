@@ -8,7 +8,7 @@ __all__ = ["DONE", "FOUND", "INTERRUPTED", "LEDGER", "USAGE"]
 
 DONE: Final = 0
 FOUND: Final = 1
-"""A task failed or is held, or a check found something."""
+"""A task failed or is held, a check found something, or the result could not be written."""
 USAGE: Final = 2
 """The request is wrong: usage, configuration, a refused prompt, a key used for another request."""
 LEDGER: Final = 3

@@ -10,12 +10,17 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any, Final, Literal, TextIO
+from typing import IO, Any, Final, Literal, TextIO
+
+import click
+
+from ledger.cli.exits import FOUND
 
 __all__ = [
     "NANO",
     "NO_PRICES",
     "Column",
+    "Unwritable",
     "answer",
     "complain",
     "document",
@@ -35,13 +40,34 @@ UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u20
 NO_PRICES: Final = "no prices yet"
 NANO: Final = 1_000_000_000
 NARROW: Final = 60
-"""Columns of a terminal below which a table is no help."""
+"""Columns of a terminal below which there is no room for an indent."""
+LINES: Final = 24
+GAP: Final = "  "
 
 Column = tuple[str, Literal["left", "right"]]
 
 
+class Unwritable(click.ClickException):
+    """A result that did not get out, on a full disk for one; what the ledger has recorded stays."""
+
+    exit_code = FOUND
+
+    def __init__(self, place: str, error: OSError, advice: str) -> None:
+        super().__init__(f"{place} cannot be written: {error.strerror}; {advice}")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Say it as every other failure is said."""
+        complain(self.message)
+
+
 def prepare() -> None:
-    """Let pipes and files have UTF-8, whatever the locale, and nothing end in an encoding error."""
+    """Let pipes and files have UTF-8, whatever the locale, and nothing end in an encoding error.
+
+    What the caller has closed is nowhere: else the next file that is opened would pass for it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open as long as we run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -60,16 +86,24 @@ def visible(text: str) -> str:
 
 
 def write(text: str, stream: TextIO | None = None) -> bool:
-    """Write as it is; a reader that went away is no error, and nothing more is written to it: then return False."""
+    """Write as it is; a reader that went away is no error, and nothing more is written to it: then return False.
+
+    Raises:
+        Unwritable: standard output cannot be written.
+    """
     stream = stream or sys.stdout
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        # What is still held back must not be tried again when the process ends.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        return False
+        if isinstance(error, BrokenPipeError) or stream is sys.stderr:
+            return False
+        advice = "what was recorded stays, and `dispatch-ledger tasks` and `show` tell it"
+        raise Unwritable("standard output", error, advice) from error
     return True
 
 
@@ -128,9 +162,11 @@ def wrapped(text: str, *, first: str = "", rest: str = "") -> str:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows under their columns' names: a table on a terminal, aligned text in a pipe."""
+    """Write rows under their columns' names: a table on a terminal that is wide enough, aligned text in a pipe."""
     cells = [[visible(cell).replace("\n", " ") for cell in row] for row in rows]
-    if is_terminal() and width() < NARROW:
+    lines = [[name for name, _ in columns], *cells]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    if is_terminal() and sum(widths) + len(GAP) * (len(widths) - 1) > width():
         for row in cells:
             named = [
                 f"{name} {cell}" if side == "right" else cell for (name, side), cell in zip(columns, row, strict=True)
@@ -140,15 +176,12 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     if is_terminal():
         _rich_table(columns, cells)
         return
-    widths = [
-        max(len(line[place]) for line in [[name for name, _ in columns], *cells]) for place in range(len(columns))
-    ]
-    for line in [[name for name, _ in columns], *cells]:
+    for line in lines:
         padded = [
             cell.rjust(width) if side == "right" else cell.ljust(width)
             for cell, width, (_, side) in zip(line, widths, columns, strict=True)
         ]
-        write("  ".join(padded).rstrip() + "\n")
+        write(GAP.join(padded).rstrip() + "\n")
 
 
 def _rich_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> None:
@@ -161,7 +194,8 @@ def _rich_table(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> No
         drawn.add_column(name, justify=side, overflow="fold")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(drawn)
+    # Both, or the width does not count on a terminal without capabilities.
+    Console(highlight=False, width=width(), height=LINES).print(drawn)
 
 
 def money(known_nano_usd: int, unknown_attempts: int) -> str:

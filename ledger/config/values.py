@@ -193,7 +193,7 @@ def _latency(value: Any) -> tuple[int, int]:
         case [int(least), int(most)] if not isinstance(least, bool) and not isinstance(most, bool):
             if 0 <= least <= most <= LATENCY_MS_MAX:
                 return least, most
-    raise Wrong(f"milliseconds from 0 to {LATENCY_MS_MAX:_}, or a list [least, most]")
+    raise Wrong(f"milliseconds from 0 to {LATENCY_MS_MAX:_}, or a list [least, most], least first")
 
 
 def _chances(value: dict[str, Decimal]) -> dict[str, Decimal]:

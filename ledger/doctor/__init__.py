@@ -14,7 +14,7 @@ from ledger.config.load import load
 from ledger.doctor import machine
 from ledger.doctor.findings import Finding, Level
 from ledger.doctor.place import Place, look
-from ledger.doctor.providers import Probed, anthropic_sdk, probe_gemini, tell_models, unready
+from ledger.doctor.providers import Hindrance, Probed, anthropic_sdk, probe_gemini, tell_models, unready
 from ledger.errors import ConfigurationError, DispatchError
 from ledger.ports import Ports
 from ledger.registry import Entry, ModelRegistry, ModelTier
@@ -63,11 +63,11 @@ async def examine(
     registry = ModelRegistry(configured)
     entries = [registry.entry(tier) for tier in ModelTier]
     found += await _providers(registry, entries)
-    tiers = {entry.tier.value: await unready(entry, registry) for entry in entries}
-    found += _tiers(entries, tiers)
+    kept = {entry.tier.value: await unready(entry, registry) for entry in entries}
+    found += _tiers(entries, kept)
     stepped_ms = now_ms() - since_ms - round((time.monotonic() - since_s) * 1000)
     found.append(machine.clock(now_ms(), place.newest_ms, stepped_ms))
-    return Examination(tuple(found), tiers)
+    return Examination(tuple(found), {tier: None if why is None else why.said for tier, why in kept.items()})
 
 
 def _configured(named: str | None, environ: Mapping[str, str]) -> tuple[Config, Finding]:
@@ -103,16 +103,16 @@ async def _providers(registry: ModelRegistry, entries: Sequence[Entry]) -> list[
     return found + tell_models(registry, entries, sdk, probed)
 
 
-def _tiers(entries: Sequence[Entry], tiers: Mapping[str, str | None]) -> list[Finding]:
+def _tiers(entries: Sequence[Entry], tiers: Mapping[str, Hindrance | None]) -> list[Finding]:
     """Say which tiers can be called; that none can is what keeps a machine from dispatching."""
-    kept: dict[str, list[Entry]] = {}
+    kept: dict[Hindrance, list[Entry]] = {}
     for entry in entries:
         why = tiers[entry.tier.value]
         if why is not None:
             kept.setdefault(why, []).append(entry)
     level: Level = "warning" if any(why is None for why in tiers.values()) else "stop"
     found = [
-        Finding("tiers", level, f"{_names(those)} cannot be called: {why}", _way_out(those, tiers))
+        Finding("tiers", level, f"{_names(those)} cannot be called: {why.said}", _way_out(those, why, tiers))
         for why, those in kept.items()
     ]
     return found or [Finding("tiers", "ok", f"{_names(entries)} can be called")]
@@ -122,11 +122,13 @@ def _names(entries: Sequence[Entry]) -> str:
     return ", ".join(entry.tier.value for entry in entries)
 
 
-def _way_out(entries: Sequence[Entry], tiers: Mapping[str, str | None]) -> str:
+def _way_out(entries: Sequence[Entry], why: Hindrance, tiers: Mapping[str, Hindrance | None]) -> str:
+    where = " and ".join(f"[tiers.{entry.tier}]" for entry in entries)
+    if why.refused:
+        return f"until then tasks for {_names(entries)} are refused; mend it, or name another provider in {where}"
     handed_on = [
         f"until then {entry.tier} is handed to {entry.fallback}"
         for entry in entries
         if entry.fallback is not None and tiers[entry.fallback.value] is None
     ]
-    where = " and ".join(f"[tiers.{entry.tier}]" for entry in entries)
     return "; ".join((*handed_on, f"or name another provider in {where}"))

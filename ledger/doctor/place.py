@@ -11,7 +11,7 @@ from typing import Final
 
 from ledger.config.origins import without_password
 from ledger.doctor.findings import Finding
-from ledger.errors import DispatchError, LedgerMissing
+from ledger.errors import DispatchError, LedgerCorrupt, LedgerMissing, LedgerVersion
 from ledger.store.opening import open_store, parse_url
 from ledger.store.postgres_url import PostgresUrl
 
@@ -51,9 +51,13 @@ async def look(url: str, now_ms: Callable[[], int]) -> Place:
             return Place((Finding("ledger", "stop", said, f"mkdir -p {path.parent}, or name another place"),))
         said = f"there is no ledger at {shown} yet; the first command that writes makes it"
         return Place((Finding("ledger", "note", said), *around))
-    except DispatchError as error:
-        advice = "`dispatch-ledger db check` says more; --ledger names another one"
+    except LedgerVersion as error:
+        return Place((Finding("ledger", "stop", str(error), "--ledger names another one"), *around))
+    except LedgerCorrupt as error:
+        advice = "put a backup in its place, or name another ledger by --ledger"
         return Place((Finding("ledger", "stop", str(error), advice), *around))
+    except DispatchError as error:
+        return Place((Finding("ledger", "stop", str(error), "then try again, or name another by --ledger"), *around))
     try:
         newest = await store.newest()
         events = await store.page(newest - 1, 1) if newest else ()

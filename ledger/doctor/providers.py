@@ -20,7 +20,7 @@ from ledger.errors import DispatchError
 from ledger.registry import Entry, ModelRegistry
 from ledger.remarks import Remark, remarks
 
-__all__ = ["Probed", "anthropic_sdk", "probe_gemini", "tell_models", "unready"]
+__all__ = ["Hindrance", "Probed", "anthropic_sdk", "probe_gemini", "tell_models", "unready"]
 
 PROBE_TIMEOUT_S: Final = 60.0
 PREPARE_TIMEOUT_S: Final = 30.0
@@ -50,7 +50,16 @@ class Probed:
         return models[0] if models and models[0] != self.asked else None
 
 
-async def unready(entry: Entry, registry: ModelRegistry) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Hindrance:
+    """What keeps a tier's own provider from being called."""
+
+    said: str
+    refused: bool = False
+    """Its tasks are refused, where else each would fail and go to its fallback."""
+
+
+async def unready(entry: Entry, registry: ModelRegistry) -> Hindrance | None:
     """Say what keeps a tier's own provider from being called, None if nothing does."""
     settings = registry.settings(entry.provider)
     if entry.provider == "gemini":
@@ -58,7 +67,7 @@ async def unready(entry: Entry, registry: ModelRegistry) -> str | None:
     try:
         client = build_client(entry.provider, entry.model, settings)
     except (DispatchError, ValueError) as error:
-        return str(error)
+        return Hindrance(str(error), refused=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what there is to say of a model is a finding of its own
@@ -66,9 +75,9 @@ async def unready(entry: Entry, registry: ModelRegistry) -> str | None:
                 if hasattr(client, "prepare"):
                     await client.prepare("ready?")
     except TimeoutError:
-        return f"its client was not ready within {PREPARE_TIMEOUT_S:g} s"
+        return Hindrance(f"its client was not ready within {PREPARE_TIMEOUT_S:g} s")
     except Exception as error:  # noqa: BLE001 - whatever a client of somebody else's raises is the finding
-        return str(error) or type(error).__name__
+        return Hindrance(str(error) or type(error).__name__)
     finally:
         await _closed(client)
     return None

@@ -29,7 +29,6 @@ RARE = {
     "on_unknown_retry",
     "orphans_in_a_row",
     "retry_after_too_long",
-    "second_chance_spent",
     "straight_to_the_fallback",
     "tries_spent",
     "validation.errored",

@@ -40,7 +40,7 @@ PAUSE_S: Final = (0.2, 40.0, 90.0)
 TIERS: Final[tuple[Tier, ...]] = ("flash", "haiku", "sonnet")
 KINDS: Final[tuple[Kind, ...]] = ("shell", "shell", "worker", "resume")
 SKEWS_MS: Final = (0, 0, 2_000, -2_000, 100_000, -100_000)
-JUMPS_MS: Final = (5, -5, 3_000, -3_000, -100_000, -86_400_000, 3_600_000, 90_000_000)
+JUMPS_MS: Final = (5, -5, 3_000, -3_000, -100_000, -86_400_000, 3_600_000)
 Kind = Literal["shell", "worker", "resume"]
 JOB: Final = re.compile(r"job (\d+)")
 

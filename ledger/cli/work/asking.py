@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -11,9 +13,19 @@ from ledger.errors import RequestRefused
 from ledger.executor.requests import Request
 from ledger.registry import ModelTier
 
-__all__ = ["request_of"]
+__all__ = ["by_option", "request_of"]
 
 PROMPT_BYTES_MAX: Final = 32 * 1024 * 1024
+OPTIONS: Final[Mapping[str, str]] = {
+    "idempotency_key": "--key",
+    "labels": "--label",
+    "max_tokens": "--max-tokens",
+    "prompt": "the prompt",
+    "retry_count": "--retries",
+    "system": "--system",
+    "timeout_s": "--timeout",
+}
+"""What the command line calls the arguments of a request."""
 
 
 def request_of(wanted: Wanted) -> Request:
@@ -32,6 +44,23 @@ def request_of(wanted: Wanted) -> Request:
         key=wanted.key,
         labels=wanted.labels,
     )
+
+
+@contextmanager
+def by_option() -> Iterator[None]:
+    """Let a refusal name what was typed, not the argument that became of it.
+
+    Raises:
+        RequestRefused: whatever the block refuses.
+    """
+    try:
+        yield
+    except RequestRefused as refused:
+        said = str(refused)
+        if refused.field in OPTIONS and said.startswith(f"{refused.field} "):
+            typed = OPTIONS[refused.field] + said.removeprefix(refused.field)
+            raise RequestRefused(typed, field=refused.field) from refused
+        raise
 
 
 def _prompt(wanted: Wanted) -> str:

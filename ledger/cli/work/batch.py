@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,14 +19,17 @@ from ledger.batch.tally import Finished, Tally
 from ledger.cli import output
 from ledger.cli.exits import DONE, FOUND, USAGE
 from ledger.cli.options import Common
+from ledger.cli.work.advice import outcome
 from ledger.cli.work.frame import opened, perform
 from ledger.cli.work.progress import progress
-from ledger.errors import RequestRefused
+from ledger.cli.work.words import plural
+from ledger.errors import LedgerError, RequestRefused
 
 __all__ = ["run_file"]
 
 TOLD_MAX: Final = 10
 INTERRUPTED: Final = "what is done is done: the same command goes on with what is left"
+ELSEWHERE: Final = "every answer is in the ledger: the same command with another --out writes them, without a call"
 
 
 def run_file(common: Common, file: str, concurrency: int | None, out: str | None) -> int:
@@ -40,7 +45,7 @@ def run_file(common: Common, file: str, concurrency: int | None, out: str | None
 
 async def _run(common: Common, batch: Sequence[Asked], name: str, concurrency: int | None, out: str | None) -> int:
     results = _Results(sum(len(asked.lines) for asked in batch), kept=out is not None)
-    async with opened(common, create=True) as executor:
+    async with opened(common, create=True, tiers={asked.request.tier for asked in batch}) as executor:
         await refuse_taken_keys(executor, batch, name)
         with progress(results.total) as report:
 
@@ -48,11 +53,20 @@ async def _run(common: Common, batch: Sequence[Asked], name: str, concurrency: i
                 results.add(finished)
                 report(finished.count, len(finished.asked.lines))
 
-            tally = await run_batch(executor, batch, concurrency=concurrency, on_finished=on_finished)
+            try:
+                tally = await run_batch(executor, batch, concurrency=concurrency, on_finished=on_finished)
+            except (LedgerError, asyncio.CancelledError) as error:
+                advice = "; the same command goes on with what is left" if isinstance(error, LedgerError) else ""
+                output.note(f"{results.so_far()}{advice}")
+                raise
         url = executor.ledger.shown
-    if out is not None:
-        results.write(Path(out))
-    _tell(tally, results, url, as_json=common.as_json)
+    try:
+        if out is not None:
+            results.write(Path(out))
+    except OSError as error:
+        raise output.Unwritable(f"--out {out}", error, ELSEWHERE) from error
+    finally:
+        _tell(tally, results, url, as_json=common.as_json)
     if tally.lines["refused"]:
         return USAGE
     return DONE if tally.all_well else FOUND
@@ -83,15 +97,22 @@ class _Results:
     def __init__(self, total: int, *, kept: bool) -> None:
         self.total = total
         self.bad: list[str] = []
+        self._counts: Counter[str] = Counter()
         self._kept = kept
         self._lines: dict[int, bytes] = {}
 
     def add(self, finished: Finished) -> None:
         """Keep what is written about a request's lines."""
+        self._counts[finished.count] += len(finished.asked.lines)
         if finished.count in {"failed", "held", "refused"} and len(self.bad) < TOLD_MAX:
             self.bad.append(_said(finished))
         if self._kept:
             self._lines |= {line: _encoded(finished.record(line)) for line in finished.asked.lines}
+
+    def so_far(self) -> str:
+        """Say how far a run came that did not come to its end."""
+        counts = "".join(f", {count:,} {word}" for word, count in sorted(self._counts.items()))
+        return f"{self._counts.total():,} of {self.total:,} lines were done{counts}"
 
     def write(self, path: Path) -> None:
         """Write them in the file's order, so that a reader sees all of them or what was there before."""
@@ -124,7 +145,7 @@ def _said(finished: Finished) -> str:
     if finished.done is None:
         return f"{where}: refused: {finished.refusal}"
     result = finished.done.result
-    return f"{where}: {finished.count}: {result.error_type}: {result.error} (task {result.task_id})"
+    return f"{where}: {outcome(finished.count, result)} (task {result.task_id})"
 
 
 def _tell(tally: Tally, results: _Results, url: str, *, as_json: bool) -> None:
@@ -139,7 +160,9 @@ def _tell(tally: Tally, results: _Results, url: str, *, as_json: bool) -> None:
     counts = [f"{tally.lines[count]:,} {count}" for count in ("succeeded", "failed", "held", "reused")]
     if tally.lines["refused"]:
         counts.append(f"{tally.lines['refused']:,} refused")
-    output.write(f"{results.total:,} lines: {', '.join(counts)}\n")
+    output.write(f"{plural(results.total, 'line')}: {', '.join(counts)}\n")
     cost = output.money(tally.cost_known_nano_usd, tally.cost_unknown_attempts)
-    output.write(f"this run: {tally.submitted:,} tasks submitted, {tally.attempts:,} attempts, {cost}\n")
+    output.write(
+        f"this run: {plural(tally.submitted, 'task')} submitted, {plural(tally.attempts, 'attempt')}, {cost}\n"
+    )
     output.write(f"ledger: {output.visible(url)}\n")

@@ -41,9 +41,9 @@ def _tell(found: Examination) -> None:
         output.write(_shown(finding))
     ready = [tier for tier, why in found.tiers.items() if why is None]
     if found.can_dispatch:
-        output.write(f"this machine can dispatch: {', '.join(ready)}\n")
+        output.write(output.wrapped(f"this machine can dispatch: {', '.join(ready)}"))
     else:
-        output.write("this machine cannot dispatch; every line that begins with stop says why\n")
+        output.write(output.wrapped("this machine cannot dispatch; every line that begins with stop says why"))
 
 
 def _shown(finding: Finding) -> str:

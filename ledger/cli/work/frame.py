@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -63,7 +63,13 @@ async def _stoppable(work: Coroutine[Any, Any, int]) -> int:
 
 @asynccontextmanager
 async def opened(
-    common: Common, *, create: bool, calls: bool = False, guarded: bool = True, config: Config | None = None
+    common: Common,
+    *,
+    create: bool,
+    calls: bool = False,
+    tiers: Collection[str] | None = None,
+    guarded: bool = True,
+    config: Config | None = None,
 ) -> AsyncIterator[Executor]:
     """Open the ledger that the command names, with an executor on it; who may call models is told what to know of them.
 
@@ -71,6 +77,7 @@ async def opened(
         common: what the command was told.
         create: make the ledger if there is none.
         calls: models may be called, also where the ledger has to be there; who creates one may call them anyway.
+        tiers: those that tasks are to begin with, if that is known; nothing is said of models that none can reach.
         guarded: refuse a ledger whose guards have fallen.
         config: instead of the configuration that the command names.
 
@@ -79,7 +86,7 @@ async def opened(
         LedgerError: the ledger cannot be opened.
     """
     config = load_config(common.config) if config is None else config
-    for remark in remarks(config) if create or calls else ():
+    for remark in remarks(config, tiers=tiers) if create or calls else ():
         note(f"warning: {remark.said}; {remark.advice}")
     async with (
         Ledger.open(resolve_ledger(common.ledger, config), create=create, guarded=guarded) as ledger,

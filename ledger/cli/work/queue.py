@@ -14,8 +14,11 @@ from ledger.cli import output
 from ledger.cli.asking import Wanted
 from ledger.cli.exits import DONE, FOUND, INTERRUPTED
 from ledger.cli.options import Common
-from ledger.cli.work.asking import request_of
+from ledger.cli.work.advice import outcome
+from ledger.cli.work.asking import by_option, request_of
 from ledger.cli.work.frame import one_task, opened, perform
+from ledger.cli.work.words import plural
+from ledger.errors import LedgerBusy
 from ledger.executor.intake import Dispatched
 from ledger.executor.requests import Request
 
@@ -35,17 +38,18 @@ def submit_task(common: Common, wanted: Wanted) -> int:
 
 
 async def _submit(common: Common, asked: Request) -> int:
-    async with opened(common, create=True) as executor:
-        task_id = await executor.submit(
-            asked.tier,
-            asked.prompt,
-            asked.max_tokens,
-            asked.retry_count,
-            idempotency_key=asked.key,
-            labels=asked.labels,
-            timeout_s=asked.timeout_s,
-            system=asked.system,
-        )
+    async with opened(common, create=True, tiers=(asked.tier,)) as executor:
+        with by_option():
+            task_id = await executor.submit(
+                asked.tier,
+                asked.prompt,
+                asked.max_tokens,
+                asked.retry_count,
+                idempotency_key=asked.key,
+                labels=asked.labels,
+                timeout_s=asked.timeout_s,
+                system=asked.system,
+            )
     if common.as_json:
         output.document({"task_id": task_id})
     else:
@@ -75,7 +79,9 @@ async def _work(common: Common, *, drain: bool, concurrency: int | None, grace_s
 
         try:
             with _watching(stop, grace_s):
-                await executor.work(drain=drain, concurrency=concurrency, stop=stop, on_finished=told)
+                if not drain:
+                    output.note(f"working on {executor.ledger.shown} until stopped (Ctrl-C)")
+                await executor.work(drain=drain, concurrency=concurrency, stop=stop, on_finished=told, on_away=_away)
         finally:
             _sums(tally, as_json=common.as_json)
     return DONE if tally.all_well or stop.is_set() else FOUND
@@ -88,12 +94,15 @@ def _watching(stop: asyncio.Event, grace_s: float) -> Iterator[None]:
     if task is None:
         raise RuntimeError("signals are watched from within a task")
 
+    grace: asyncio.TimerHandle | None = None
+
     def stopped() -> None:
         if stop.is_set():
             os._exit(INTERRUPTED)  # what was in flight is found and recorded as orphaned by whoever comes next
+        nonlocal grace
         stop.set()
         output.note(f"stopping: what is under way has {grace_s:g} s; a second signal ends it at once")
-        loop.call_later(grace_s, task.cancel)
+        grace = loop.call_later(grace_s, task.cancel)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -102,6 +111,8 @@ def _watching(stop: asyncio.Event, grace_s: float) -> Iterator[None]:
     try:
         yield
     finally:
+        if grace is not None:
+            grace.cancel()
         for number in SIGNALS:
             with suppress(RuntimeError, ValueError):
                 loop.remove_signal_handler(number)
@@ -138,7 +149,7 @@ async def _resume(common: Common, part: str | None, concurrency: int | None) -> 
         output.document(resumed)
     else:
         _sums(tally, as_json=False)
-        output.write(f"{orphaned:,} attempts of dead workers recorded as orphaned\n")
+        output.write(f"{plural(orphaned, 'attempt')} of dead workers recorded as orphaned\n")
     return DONE if tally.all_well else FOUND
 
 
@@ -164,17 +175,22 @@ async def _cancel(common: Common, part: str) -> int:
     return DONE if state == "cancelled" else FOUND
 
 
+def _away(error: LedgerBusy) -> None:
+    output.note(f"{error}; trying on until it answers")
+
+
 def _line(done: Dispatched) -> None:
     """Say in a line what became of a task."""
     result = done.result
-    how = done.story.state_name if result.success else f"{done.story.state_name}: {result.error_type}: {result.error}"
-    output.note(f"{done.story.task_id} {result.tier} {result.attempts} attempts, {how}")
+    how = outcome(done.story.state_name, result)
+    output.note(f"{done.story.task_id} {result.tier} {plural(result.attempts or 0, 'attempt')}, {how}")
 
 
 def _sums(tally: Tally, *, as_json: bool) -> None:
     if as_json:
         output.document(tally.summary())
         return
-    counts = ", ".join(f"{tally.lines[count]:,} {count}" for count in ("succeeded", "failed", "held"))
+    words = ("succeeded", "failed", "held", *(["reused"] if tally.lines["reused"] else []))
+    counts = ", ".join(f"{tally.lines[count]:,} {count}" for count in words)
     cost = output.money(tally.cost_known_nano_usd, tally.cost_unknown_attempts)
-    output.write(f"{tally.lines.total():,} tasks: {counts}; {tally.attempts:,} attempts, {cost}\n")
+    output.write(f"{plural(tally.lines.total(), 'task')}: {counts}; {plural(tally.attempts, 'attempt')}, {cost}\n")

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Final
 
+from clients.base import ExecutionResult
 from ledger.batch.tally import task_record
 from ledger.cli import output
 from ledger.cli.asking import Wanted
 from ledger.cli.exits import DONE, FOUND
 from ledger.cli.options import Common
-from ledger.cli.work.asking import request_of
+from ledger.cli.work.advice import next_step, outcome, stopped_short
+from ledger.cli.work.asking import by_option, request_of
 from ledger.cli.work.frame import opened, perform
 from ledger.cli.work.streaming import Flow
+from ledger.cli.work.words import plural
 from ledger.executor.intake import Dispatched
 from ledger.executor.listening import Listener
 from ledger.executor.requests import Request
 
 __all__ = ["run_task"]
 
-RESUMABLE: Final = "the task is in the ledger as it stands, and nothing of it is lost"
+RESUMABLE: Final = "what was begun is in the ledger; `dispatch-ledger resume` goes on with it"
+ANEW: Final = "a failed task stays failed under its key: another key, or none, asks anew"
 SAME_KEY: Final = "the same command goes on with this task, since it has a key"
 
 
@@ -33,7 +37,12 @@ def run_task(common: Common, wanted: Wanted, *, stream: bool) -> int:
 
 
 async def _run(common: Common, request: Request, flow: Flow | None) -> int:
-    async with opened(common, create=True) as executor:
+    with by_option():
+        return await _dispatched(common, request, flow)
+
+
+async def _dispatched(common: Common, request: Request, flow: Flow | None) -> int:
+    async with opened(common, create=True, tiers=(request.tier,)) as executor:
         if flow is None:
             done = await executor.dispatch(request, Listener())
         else:
@@ -47,31 +56,53 @@ async def _run(common: Common, request: Request, flow: Flow | None) -> int:
             output.document(task_record(done))
         else:
             output.document({"type": "result", **task_record(done)}, on_one_line=True)
+            flow.check()
     return DONE if done.result.success else FOUND
 
 
 def _tell(done: Dispatched, url: str, flow: Flow | None) -> None:
+    result, state, task_id = done.result, done.story.state_name, done.story.task_id
+    try:
+        if flow is not None:
+            flow.end(result)
+        elif result.success:
+            output.answer(result.response)
+    finally:
+        if not result.success:
+            # Without a type of error it is no failure, and the text says how the task stands.
+            output.complain(f"the task {outcome(state, result)}" if result.error_type else str(result.error))
+        stays = ANEW if state == "failed" and _before(done) else ""
+        for advice in (next_step(task_id, state, result.error_type), stays, stopped_short(result)):
+            if advice:
+                output.note(advice)
+        output.note(" · ".join(_figures(done, url)))
+
+
+def _figures(done: Dispatched, url: str) -> list[str]:
+    """Say in a line who answered, and what it took."""
     result, money = done.result, done.story.money()
-    if flow is not None:
-        flow.end(result)
-    elif result.success:
-        output.answer(result.response)
-    if not result.success:
-        output.complain(f"the task {done.story.state_name}: {result.error_type or 'no error'}: {result.error}")
     served = "" if result.served_model in (None, result.model) else f", served by {result.served_model}"
-    attempts = "1 attempt" if result.attempts == 1 else f"{result.attempts} attempts"
-    parts = [
+    return [
         f"{result.tier} {result.model}{served}",
-        attempts,
-        f"{_count(result.tokens_input)} tokens in, {_count(result.tokens_output)} out",
+        plural(result.attempts or 0, "attempt"),
+        *_tokens(result, billed=bool(money.known_nano_usd or money.unknown_attempts)),
         f"{result.latency_ms:,} ms",
         output.money(money.known_nano_usd, money.unknown_attempts),
-        *(["recorded before, nobody was called"] if result.attempts == done.attempts_before > 0 else []),
+        *(["recorded before, nobody was called"] if _before(done) else []),
         f"task {done.story.task_id}",
         url,
     ]
-    output.note(" · ".join(parts))
 
 
-def _count(tokens: int | None) -> str:
-    return "unknown" if tokens is None else f"{tokens:,}"
+def _before(done: Dispatched) -> bool:
+    """Say whether the task had its end before, so that nobody was called."""
+    return done.result.attempts == done.attempts_before > 0
+
+
+def _tokens(result: ExecutionResult, *, billed: bool) -> list[str]:
+    """Say how many tokens there were; nothing where no call can have taken any."""
+    counts = (result.tokens_input, result.tokens_output)
+    if counts == (None, None):
+        return ["tokens unknown"] if billed else []
+    into, out = ("unknown" if count is None else f"{count:,}" for count in counts)
+    return [f"{into} tokens in, {out} out"]

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ledger.cli import output
 from ledger.cli.exits import DONE
 from ledger.cli.options import Common
+from ledger.cli.work.advice import next_step
 from ledger.cli.work.frame import one_task, opened, perform
 from ledger.cli.work.story import event_lines
 from ledger.cli.work.words import clock, instant, plural
@@ -147,9 +148,10 @@ def _head(found: Gathered) -> None:
         state = f"{state}: {task['error_type']}"
     tiers = " → ".join(dict.fromkeys(tier for tier in (task["tier_requested"], task["tier_final"]) if tier))
     cost = output.money(task["cost_known_nano_usd"], task["cost_unknown_attempts"])
-    output.write(f"task {task['task_id']} {state} · {tiers} · {plural(task['attempts'], 'attempt')} · {cost}\n")
+    head = f"task {task['task_id']} {state} · {tiers} · {plural(task['attempts'], 'attempt')} · {cost}"
+    output.write(output.wrapped(head, rest="  "))
     ended = "" if task["ended_at_ms"] is None else f", ended {instant(task['ended_at_ms'])}"
-    output.write(f"made {instant(task['created_at_ms'])}{ended} (UTC)\n")
+    output.write(output.wrapped(f"made {instant(task['created_at_ms'])}{ended} (UTC)", rest="  "))
     for name, value in (
         ("labels", ", ".join(f"{key}={text}" for key, text in found.labels.items())),
         ("key", task["idempotency_key"]),
@@ -158,6 +160,8 @@ def _head(found: Gathered) -> None:
     ):
         if value:
             output.write(f"{name} {output.visible(str(value))}\n")
+    if task["waiting_for"] == "person":
+        output.write(output.wrapped(next_step(task["task_id"], "waiting", None)))
 
 
 def _text(name: str, text: str | None, *, full: bool) -> None:

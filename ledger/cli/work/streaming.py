@@ -17,10 +17,17 @@ class Flow:
         self._heard: list[str] = []
         self._held = ""
         self._in_line = False
+        self._lost: output.Unwritable | None = None
 
     def hear(self, text: str) -> None:
         """Write the next piece."""
         self._heard.append(text)
+        try:
+            self._pass_on(text)
+        except output.Unwritable as lost:
+            self._lost = lost  # the call goes on, since it is paid for; from here all is written nowhere
+
+    def _pass_on(self, text: str) -> None:
         if self._as_json:
             output.document({"type": "text", "text": text}, on_one_line=True)
             return
@@ -40,9 +47,19 @@ class Flow:
         self.end_line()
         output.note(f"dispatch-ledger: the answer broke off; attempt {attempt} starts the text over")
 
+    def check(self) -> None:
+        """Say at the end that a piece was lost.
+
+        Raises:
+            Unwritable: it could not be written.
+        """
+        if self._lost is not None:
+            raise self._lost
+
     def end(self, result: ExecutionResult) -> None:
         """End the text; an answer that came another way, or not as it was recorded, is written as a whole."""
         self.end_line()
+        self.check()
         if not result.success or "".join(self._heard) == result.response:
             return
         if self._heard:

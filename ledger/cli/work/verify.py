@@ -64,12 +64,13 @@ def tell_report(report: Report) -> None:
     tell_problems(report.problems)
     looked = f"{plural(report.events, 'event')} of {plural(report.tasks, 'task')}"
     if report.ok:
-        output.write(f"ok: {looked}; every hash, link, version, projection and decision holds\n")
+        output.write(output.wrapped(f"ok: {looked}; every hash, link, version, projection and decision holds"))
     else:
         output.write(f"{plural(len(report.problems), 'problem')} in {looked}\n")
     if report.unanchored:
-        output.write(
+        said = (
             f"The ledger is tamper-evident: what was changed inside a task's events is found. "
             f"{plural(report.unanchored, 'event')} not anchored yet: "
-            "a missing task or a missing end of one cannot be seen among them.\n"
+            "a missing task or a missing end of one cannot be seen among them."
         )
+        output.write(output.wrapped(said))
