@@ -13,7 +13,7 @@ GEMINI := .tools/gemini-cli
 NODE_MAJOR := 20
 
 # Tests that start the Gemini CLI take two CPU-seconds each, so the work is stolen between the workers.
-WORKERS ?= 2
+WORKERS ?= 3
 ARGS ?=
 
 .PHONY: help setup demo test check-hosts lint check bench docs fmt clean gemini

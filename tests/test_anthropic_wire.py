@@ -501,6 +501,7 @@ for client in (shared, shared, AnthropicClient(api_key="k", base_url=sys.argv[1]
 """
 
 
+@pytest.mark.slow
 async def test_a_client_that_nobody_closes(wire: Wire, transport: Transport) -> None:
     """A program that forgets to close prints nothing about it, and a second event loop works."""
     command = (sys.executable, "-c", UNCLOSED, wire.url, transport)

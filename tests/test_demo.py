@@ -77,6 +77,7 @@ def test_the_same_happens_each_time_in_a_new_file(cli: CommandLine, shown: dict[
         assert said in told
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty_folder")
 def test_a_named_ledger_is_added_to(cli: CommandLine, tmp_path: Path, shown: dict[str, Any]) -> None:
     """With --ledger it is written there, beside what is there: each demonstration asks anew."""

@@ -205,12 +205,13 @@ async def test_timeout_around_execute(world: World, executor: Executor) -> None:
     """A caller's own timeout is a cancellation: recorded, and TimeoutError for the caller."""
 
     async def hangs() -> ExecutionResult:
+        limit.reschedule(asyncio.get_running_loop().time() + 0.05)
         await asyncio.Event().wait()
         raise AssertionError
 
     world.script = [hangs, answer("later")]
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(None) as limit:
             await executor.execute("haiku", "Wait", idempotency_key="k")
     assert rows(world.path, LEFT_OPEN) == []
     assert (await executor.execute("haiku", "Wait", idempotency_key="k")).attempts == 2

@@ -343,6 +343,7 @@ async def test_how_the_cli_is_asked(fake: Callable[[str], GeminiClient]) -> None
     assert arguments == json.loads(result.response)[:-1]
 
 
+@pytest.mark.slow
 async def test_the_deadline_covers_the_stream(
     fake: Callable[[str], GeminiClient], notes: Path, temporary: Path
 ) -> None:

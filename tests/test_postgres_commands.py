@@ -64,6 +64,7 @@ def test_every_command(cli: CommandLine, empty_folder: Path) -> None:
     assert [text for text in said if PASSWORD in text] == []
 
 
+@pytest.mark.slow
 def test_a_demonstration_on_a_server(cli: CommandLine) -> None:
     """It names the shell of that engine."""
     ended = cli("demo", "--ledger", os.environ["DISPATCH_LEDGER_URL"])

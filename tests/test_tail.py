@@ -99,6 +99,7 @@ def test_it_ends_when_its_reader_does(lines: str) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cli")
 def test_on_a_terminal_a_line_stays_a_line() -> None:
     """Also as JSON; the task is named by its end, which `show` takes."""
