@@ -244,6 +244,7 @@ async def test_what_the_cli_gets(fake: Callable[[str], GeminiClient], notes: Pat
     assert left_in(temporary) == []
 
 
+@pytest.mark.slow
 async def test_the_deadline_kills_the_whole_group(
     fake: Callable[[str], GeminiClient], notes: Path, temporary: Path
 ) -> None:

@@ -242,6 +242,7 @@ async def test_a_prompt_beyond_the_context_sends_nothing(server: api.Google) -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_cancelling_the_real_cli_in_mid_stream(server: api.Google, temporary: Path) -> None:
     """A call cancelled in its text ends at once, with its folder."""

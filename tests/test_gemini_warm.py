@@ -330,6 +330,7 @@ async def test_nothing_of_a_call_is_left(server: api.Google, warm: WarmGeminiCli
     assert ([], []) == (left_in(temporary), processes(temporary))
 
 
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_files_in_a_shared_folder_are_not_obeyed(
     server: api.Google, warm: WarmGeminiClient, temporary: Path
@@ -513,6 +514,7 @@ async def test_an_unannounced_prefix_is_not_sent(fake: Callable[[str], WarmGemin
     assert ("connection", "not_billed", 0) == (result.error_type, result.usage_source, result.provider_requests)
 
 
+@pytest.mark.slow
 async def test_a_call_that_waits_too_long_sent_nothing(fake: Callable[[str], WarmGeminiClient]) -> None:
     """A deadline before the CLI is ready is known to cost nothing."""
     result = await fake(GREETS_ONLY).execute("hello", timeout_s=0.8)
@@ -620,6 +622,7 @@ async def test_errors_of_the_caller_are_raised(fake: Callable[[str], WarmGeminiC
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 async def test_a_process_that_does_not_cancel_is_replaced(
     fake: Callable[[str], WarmGeminiClient], temporary: Path
 ) -> None:
@@ -676,6 +679,7 @@ async def test_what_was_never_sent_was_not_billed(fake: Callable[[str], WarmGemi
     assert ("connection", "not_billed", 0) == (result.error_type, result.usage_source, result.provider_requests)
 
 
+@pytest.mark.slow
 async def test_neighbours_outlive_a_call_that_must_be_given_up(fake: Callable[[str], WarmGeminiClient]) -> None:
     """A call that does not end when told to costs its process, once the others in it have ended."""
     client = fake(

@@ -1,0 +1,1 @@
+"""Price books, what a call cost under one, and the most that it can cost."""
