@@ -123,9 +123,11 @@ def test_batch_over_all_tiers_with_the_real_clients(tmp_path: Path, lines: int) 
         assert (again["reused"], again["attempts"]) == (summary["succeeded"], 0)
         assert calls_seen(log) == seen
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [result["tier"] for result in results if result["attempts"] == 1] == [
-        task["tier"] for task, result in zip(tasks, results, strict=True) if result["attempts"] == 1
-    ]
+    # A breaker that opened meanwhile hands a task of flash over before its first attempt.
+    asked = {
+        (task["tier"], result["tier"]) for task, result in zip(tasks, results, strict=True) if result["attempts"] == 1
+    }
+    assert asked <= {(tier, tier) for tier in TIERS} | {("flash", "haiku")}
     assert user.asks("verify")["ok"]
     assert b"canary" not in b"".join(path.read_bytes() for path in tmp_path.glob("dispatch.db*"))
     change_a_byte(user.ledger)
