@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from ledger import Config, Executor, Ledger
-from ledger.errors import LedgerError, LedgerFull
+from ledger.errors import LedgerBusy, LedgerError, LedgerFull
 from ledger.executor.crew import Crew
 from ledger.executor.intake import Dispatched
 from ledger.executor.presence import Others
@@ -86,6 +86,23 @@ async def test_what_cannot_be_helped_keeps_nobody_else_waiting() -> None:
         await reached.wait()
     band.stop.set()
     await working
+    assert band.begun["z"] == 1
+
+
+async def test_a_task_that_met_a_ledger_out_of_reach_is_taken_again() -> None:
+    """It is its worker's own, so nobody else would take it while that one lives."""
+
+    async def drive(task_id: str) -> str:
+        if band.begun[task_id] == 1:
+            raise LedgerBusy("out of reach")
+        band.stop.set()
+        return task_id
+
+    band = Band(drive)
+    await band.store.append(submission("mine", owner=ME))
+    async with asyncio.timeout(5):
+        await band.work()
+    assert band.told == ["mine"]
 
 
 async def test_when_the_ledger_fails_one_the_others_may_end() -> None:

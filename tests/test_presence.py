@@ -166,6 +166,7 @@ def test_without_a_place_for_it_the_heartbeat_has_to_do(tmp_path: Path) -> None:
         lock = HostLock(ME)
         lock.take(folder)
         lock.release(left=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 async def test_a_row_is_there_as_long_as_its_worker(store: MemoryStore, clock: Clock) -> None:

@@ -65,7 +65,7 @@ class Attempt:
             try:
                 return await self._make(draft.task_id, 0, submitted, state, draft.payloads, key)
             except (Braked, LimitReached):
-                pass
+                pass  # it waits for its turn as a task of the ledger
         else:
             await readied(self.bench.pool, self.sent, state.task, new=True)
         append = desk.sealed(draft.task_id, 0, submitted, fence=0, payloads=draft.payloads, key=key)

@@ -173,11 +173,13 @@ class Crew(Generic[T]):
     def _tell(self, on_finished: Callable[[T], object] | None) -> None:
         for task_id, task in [(task_id, task) for task_id, task in self._running.items() if task.done()]:
             del self._running[task_id]
+            self._given_back.add(task_id)  # also where the ledger was away: it is ours, and nobody else takes it
             finished = task.result()
             if finished is None:
                 self._idle[task_id] = asyncio.get_running_loop().time() + IDLE_S
-                self._given_back.add(task_id)
-            elif on_finished is not None:
+                continue
+            self._given_back.discard(task_id)
+            if on_finished is not None:
                 on_finished(finished)
 
     async def _end(self) -> None:

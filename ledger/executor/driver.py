@@ -99,7 +99,7 @@ class Driver:
         try:
             return await self.attempt.next(task_id, stream, trial=isinstance(standing, HalfOpen))
         except (Braked, VersionConflict):
-            pass
+            pass  # read again, decide again
         except LimitReached:
             await desk.ports.sleep(POLL_S)  # somebody else's trial decides what becomes of this task
             await self.bench.sweep()  # if that somebody still lives

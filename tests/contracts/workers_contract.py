@@ -285,6 +285,7 @@ class WorkersContract:
         await store.append(more("u", 1, started(), failed(), limits=[full]))
         await store.append(more("t", 2, failed(), limits=[full]))
         await store.append(replace(ticks("s", 0), limits=(full,)))
+        assert ["failed", "failed"] == [(await store.projected(task)).attempts[0]["state"] for task in "tu"]
 
     async def test_an_attempt_follows_in_its_own_place(self, store: Store) -> None:
         """An append that ends an attempt and starts the next needs no second place."""
