@@ -197,7 +197,7 @@ def test_a_worker_is_stopped_politely(place: Place, number: int) -> None:
     """It takes nothing new, ends what is under way, and exits 0."""
     place.configure(concurrency=1)
     place.submit("hello", "other", "third")
-    place.hold("hello", 0.6)
+    place.hold("hello", 1.5)
     worker = place.start("worker", "--json")
     place.asked(1)
     worker.mortal.signal(number)
