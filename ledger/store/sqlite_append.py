@@ -8,12 +8,11 @@ group: it is rolled back and repeated, each append within a savepoint of its own
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from ledger.envelope import Append, Recorded, Stream
@@ -26,6 +25,7 @@ from ledger.store.projection import Changes, Known, project
 from ledger.store.protocol import LimitReached
 from ledger.store.sealing import NEW_STREAM, TAKEN, Head, is_repeat, refuse, sealed, versions
 from ledger.store.sqlite_limits import written_in_flight
+from ledger.store.sqlite_steps import Insert, array_of, blobs, insert_into, rows_of
 
 __all__ = ["append_group", "recorded_from"]
 
@@ -34,7 +34,12 @@ ATTEMPT: Final = tuple(column.name for column in t.attempts.c)
 UNSTORABLE: Final = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 """What is one append's own fault: a constraint, or a value that is too big."""
 NOTHING: Final = Known()
-PLACE: Final = re.compile(r":(\w+)")
+WANTED: Final = "task_id IN (SELECT value FROM json_each(:task_ids))"
+BEFORE: Final = (
+    f"SELECT ({sql.LAST_POSITION}), {array_of(t.events, WANTED, 'task_id, version')}, "
+    f"{array_of(t.tasks, WANTED, 'task_id')}, {array_of(t.attempts, WANTED, 'task_id, attempt')}"
+)
+EVENT_BLOBS: Final = blobs(t.events)
 
 Outcome = Stream | DispatchError
 
@@ -74,28 +79,14 @@ class Before(NamedTuple):
     known: dict[str, Known]
 
 
-class Statement(NamedTuple):
-    """A statement with its parameters by place: binding thirty names costs half as much again as the insert."""
-
-    text: str
-    row: Callable[[Any], tuple[Any, ...]]
-    """Takes a row's values in the order of the places."""
-
-
-def _by_place(text: str, getter: Callable[..., Callable[[Any], tuple[Any, ...]]] = itemgetter) -> Statement:
-    return Statement(PLACE.sub("?", text), getter(*PLACE.findall(text)))
-
-
-INSERT_EVENT: Final = _by_place(sql.INSERT_EVENT, attrgetter)
-INSERT_PAYLOAD: Final = _by_place(sql.INSERT_PAYLOAD)
-INSERT_KEY: Final = _by_place(sql.INSERT_KEY)
-INSERT_TASK: Final = _by_place(sql.INSERT_TASK)
-UPDATE_TASK: Final = _by_place(sql.UPDATE_TASK)
-INSERT_ATTEMPT: Final = _by_place(sql.INSERT_ATTEMPT)
-END_ATTEMPT: Final = _by_place(sql.END_ATTEMPT)
-INSERT_DECISION: Final = _by_place(sql.INSERT_DECISION)
-INSERT_VALIDATION: Final = _by_place(sql.INSERT_VALIDATION)
-INSERT_LABEL: Final = _by_place(sql.INSERT_LABEL)
+INSERT_EVENT: Final = insert_into(t.events, attrgetter)
+INSERT_PAYLOAD: Final = insert_into(t.payloads)
+INSERT_KEY: Final = insert_into(t.keys)
+WRITE_TASK: Final = insert_into(t.tasks, or_set=[name for name in TASK if name not in rows.SUBMITTED])
+WRITE_ATTEMPT: Final = insert_into(t.attempts, or_set=rows.OUTCOME)
+INSERT_DECISION: Final = insert_into(t.decisions)
+INSERT_VALIDATION: Final = insert_into(t.validations)
+INSERT_LABEL: Final = insert_into(t.task_labels)
 
 
 @dataclass(slots=True)
@@ -106,31 +97,27 @@ class Batch:
     events: list[Recorded] = field(default_factory=list)
     payloads: list[dict[str, Any]] = field(default_factory=list)
     keys: list[dict[str, Any]] = field(default_factory=list)
-    tasks_new: list[dict[str, Any]] = field(default_factory=list)
-    tasks_changed: list[dict[str, Any]] = field(default_factory=list)
-    attempts_started: list[dict[str, Any]] = field(default_factory=list)
-    attempts_ended: list[dict[str, Any]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     task_labels: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self, database: sqlite3.Connection) -> None:
-        """Run the statements that have rows; an attempt starts before it ends."""
-        statements: tuple[tuple[Statement, Sequence[Any]], ...] = (
+        """Write the rows there are; first the events, which tell whether a stream is as new as its append has it."""
+        statements: tuple[tuple[Insert, Sequence[Any]], ...] = (
             (INSERT_EVENT, self.events),
             (INSERT_PAYLOAD, self.payloads),
             (INSERT_KEY, self.keys),
-            (INSERT_TASK, self.tasks_new),
-            (UPDATE_TASK, self.tasks_changed),
-            (INSERT_ATTEMPT, self.attempts_started),
-            (END_ATTEMPT, self.attempts_ended),
+            (WRITE_TASK, self.tasks),
+            (WRITE_ATTEMPT, self.attempts),
             (INSERT_DECISION, self.decisions),
             (INSERT_VALIDATION, self.validations),
             (INSERT_LABEL, self.task_labels),
         )
         for statement, many in statements:
             if many:
-                database.executemany(statement.text, map(statement.row, many))
+                statement.write(database, many)
 
 
 def _write_apart(database: sqlite3.Connection, append: Append, now_ms: int) -> Outcome:
@@ -191,22 +178,22 @@ def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Be
     added = [recorded for recorded, _ in chain]
     _add(batch, append, added)
     if changes.task is not None:
-        _add_projected(batch, changes, changes.task, new=known.task is None)
+        _add_projected(batch, changes, changes.task)
         batch.places.add(known, changes)
     return (*stream, *added)
 
 
 def _before(database: sqlite3.Connection, task_ids: Sequence[str]) -> Before:
-    (newest,) = database.execute(sql.LAST_POSITION).fetchone()
     if not task_ids:
+        (newest,) = database.execute(sql.LAST_POSITION).fetchone()
         return Before(newest, {}, {})
-    wanted = {"task_ids": json.dumps(task_ids)}
+    newest, *arrays = database.execute(BEFORE, {"task_ids": json.dumps(task_ids)}).fetchone()
     streams: dict[str, list[Recorded]] = {}
-    for row in database.execute(sql.STREAMS_OF, wanted):
+    for row in rows_of(arrays[0], EVENT_BLOBS):
         streams.setdefault(row[2], []).append(recorded_from(row))
-    tasks = {row[0]: dict(zip(TASK, row, strict=True)) for row in database.execute(sql.TASKS_OF, wanted)}
+    tasks = {row[0]: dict(zip(TASK, row, strict=True)) for row in rows_of(arrays[1])}
     attempts: dict[str, dict[int, dict[str, Any]]] = {task_id: {} for task_id in tasks}
-    for row in database.execute(sql.ATTEMPTS_OF, wanted):
+    for row in rows_of(arrays[2]):
         attempts[row[0]][row[1]] = dict(zip(ATTEMPT, row, strict=True))
     known = {task_id: Known(task, attempts[task_id]) for task_id, task in tasks.items()}
     return Before(newest, {task_id: tuple(stream) for task_id, stream in streams.items()}, known)
@@ -227,17 +214,10 @@ def _add(batch: Batch, append: Append, chain: Sequence[Recorded]) -> None:
     ]
 
 
-def _add_projected(batch: Batch, changes: Changes, task: rows.Row, *, new: bool) -> None:
-    if new:
-        batch.tasks_new.append(task)
-    else:
-        batch.tasks_changed.append(task | {"of_task_id": task["task_id"]})
-    batch.attempts_started += [changes.attempts[number] for number in changes.attempts_started]
-    batch.attempts_ended += [
-        changes.attempts[number] | {"of_task_id": task["task_id"], "of_attempt": number}
-        for number in changes.attempts_ended
-        if number not in changes.attempts_started
-    ]
+def _add_projected(batch: Batch, changes: Changes, task: rows.Row) -> None:
+    batch.tasks.append(task)
+    touched = dict.fromkeys((*changes.attempts_started, *changes.attempts_ended))
+    batch.attempts += [changes.attempts[number] for number in touched]
     batch.decisions += changes.decisions
     batch.validations += changes.validations
     batch.task_labels += changes.task_labels

@@ -16,30 +16,17 @@ from sqlalchemy import (
     and_,
     bindparam,
     func,
-    insert,
     or_,
     select,
     tuple_,
-    update,
 )
 from sqlalchemy.dialects import sqlite
 
-from ledger.store import rows
 from ledger.store import tables as t
 
 __all__ = [
-    "ATTEMPTS_OF",
-    "END_ATTEMPT",
     "FIND",
     "FIND_EXACT",
-    "INSERT_ATTEMPT",
-    "INSERT_DECISION",
-    "INSERT_EVENT",
-    "INSERT_KEY",
-    "INSERT_LABEL",
-    "INSERT_PAYLOAD",
-    "INSERT_TASK",
-    "INSERT_VALIDATION",
     "LAST_POSITION",
     "NEWEST",
     "PAGE",
@@ -50,10 +37,7 @@ __all__ = [
     "SALT",
     "STREAM",
     "STREAMS",
-    "STREAMS_OF",
-    "TASKS_OF",
     "TASK_OF_KEY",
-    "UPDATE_TASK",
     "text_of",
 ]
 
@@ -70,17 +54,6 @@ def text_of(statement: Select[Any] | CompoundSelect[Any] | Insert | Update) -> s
     return text
 
 
-def _insert(table: Table) -> str:
-    columns: dict[str, BindParameter[Any]] = {column.name: bindparam(column.name) for column in table.c}
-    return text_of(insert(table).values(columns))
-
-
-def _listed(name: str) -> Select[tuple[str]]:
-    """Select the texts of a JSON list: SQLite's way of passing many values as one."""
-    listed = func.json_each(bindparam(name)).table_valued("value")
-    return select(listed.c.value)
-
-
 def _stream_of(table: Table) -> Column[str]:
     """Return the column that names the stream a projected row was made from."""
     return table.c.judge_task_id if table is t.validations else table.c.task_id
@@ -88,30 +61,7 @@ def _stream_of(table: Table) -> Column[str]:
 
 EVENT: Final = tuple(t.events.c)
 
-INSERT_EVENT: Final = _insert(t.events)
-INSERT_TASK: Final = _insert(t.tasks)
-INSERT_ATTEMPT: Final = _insert(t.attempts)
-INSERT_DECISION: Final = _insert(t.decisions)
-INSERT_VALIDATION: Final = _insert(t.validations)
-INSERT_LABEL: Final = _insert(t.task_labels)
-INSERT_PAYLOAD: Final = _insert(t.payloads)
-INSERT_KEY: Final = _insert(t.keys)
-UPDATE_TASK: Final = text_of(
-    update(t.tasks)
-    .where(t.tasks.c.task_id == bindparam("of_task_id"))
-    .values({column.name: bindparam(column.name) for column in t.tasks.c if column.name not in rows.SUBMITTED})
-)
-END_ATTEMPT: Final = text_of(
-    update(t.attempts)
-    .where(t.attempts.c.task_id == bindparam("of_task_id"), t.attempts.c.attempt == bindparam("of_attempt"))
-    .values({name: bindparam(name) for name in rows.OUTCOME})
-)
 
-TASKS_OF: Final = text_of(select(t.tasks).where(t.tasks.c.task_id.in_(_listed("task_ids"))))
-ATTEMPTS_OF: Final = text_of(select(t.attempts).where(t.attempts.c.task_id.in_(_listed("task_ids"))))
-STREAMS_OF: Final = text_of(
-    select(*EVENT).where(t.events.c.task_id.in_(_listed("task_ids"))).order_by(t.events.c.task_id, t.events.c.version)
-)
 STREAM: Final = text_of(select(*EVENT).where(t.events.c.task_id == bindparam("task_id")).order_by(t.events.c.version))
 NEWEST: Final = text_of(select(func.coalesce(func.max(t.events.c.position), 0)))
 LAST_POSITION: Final = (
