@@ -10,7 +10,20 @@ from typing import Final
 
 from benchmarks.measuring import Plan, conditions
 
-NAMES: Final = ("append", "postgres", "dispatch", "memory", "gemini", "start", "lists", "peers", "crash", "profiles")
+NAMES: Final = (
+    "append",
+    "postgres",
+    "dispatch",
+    "memory",
+    "gemini",
+    "start",
+    "lists",
+    "peers",
+    "crash",
+    "profiles",
+    "verify",
+    "report",
+)
 
 
 def main() -> None:

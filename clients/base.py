@@ -110,6 +110,10 @@ class ExecutionResult(BaseModel):
     request_id: str | None = None
     served_model: str | None = None
     error_type: ErrorType | None = None
+    accepted: bool | None = None
+    """What the judge said in the end; None where nobody judged."""
+    verdict: dict[str, Any] | None = None
+    """The verdict on this answer: ``pass``, ``issues``, ``confidence``, ``escalate``; None where there is none."""
 
     usage_source: UsageSource = "unknown"
     status_code: int | None = None

@@ -127,7 +127,8 @@ def _judged(state: Undecided, seen: Seen) -> tuple[e.Event, ...]:
     task, outcome = state.task, state.outcome
     if task.submitted.kind == "validation":
         if outcome.event != "validation.errored":
-            return (_succeeded(state, seen, "judged", "judged", accepted=state.passed),)
+            reason = "judged" if outcome.attempt is not None else "person"
+            return (_succeeded(state, seen, reason, "judged", accepted=state.passed),)
         error = outcome.error_type or "other"
         ends = error_class(error, task.submitted.policy) in (ErrorClass.END, ErrorClass.FALLBACK)
         return (_task_failed(state, seen, "fail_fast" if ends else "exhausted", error, "no_verdict"),)
@@ -164,6 +165,8 @@ def _next_rung(task: Task, answer: Given) -> int | None:
         return answer.step + 1 if answer.step < len(submitted.route + submitted.ladder) else None
     here = submitted.route[answer.step - 1].tier
     tiers = [step.tier for step in submitted.ladder]
+    # A fallback may lead to pro, which stands beside haiku where it is no rung itself.
+    here = "haiku" if here == "pro" and "pro" not in tiers else here
     above = tiers.index(here) + 1 if here in tiers else 0
     return len(submitted.route) + above + 1 if above < len(tiers) else None
 
@@ -173,7 +176,8 @@ def _succeeded(state: Undecided, seen: Seen, reason: str, rule: str, *, accepted
     task, submitted = state.task, state.task.submitted
     decision = made("succeed", reason, rule, submitted.policy, state.outcome, seen)
     if task.answer is None:
-        return e.TaskSucceeded(tier=task.at.tier, attempt=state.outcome.attempt, accepted=accepted, **decision)
+        tier = task.at.tier if task.steps else submitted.tier
+        return e.TaskSucceeded(tier=tier, attempt=state.outcome.attempt, accepted=accepted, **decision)
     tier = (submitted.route + submitted.ladder)[task.answer.step - 1].tier
     return e.TaskSucceeded(tier=tier, attempt=task.answer.attempt, accepted=accepted, **decision)
 

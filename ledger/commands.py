@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from ledger import events as e
 from ledger.parts import BrakeSeen, BudgetSeen
 
-__all__ = ["Brake", "Cancel", "Choose", "Command", "Orphan", "Record", "Release", "Seen", "Settle", "Start", "Submit"]
+__all__ = [
+    "Brake",
+    "Budget",
+    "Cancel",
+    "Choose",
+    "Command",
+    "Orphan",
+    "Record",
+    "Release",
+    "Seen",
+    "Settle",
+    "Start",
+    "Submit",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,8 @@ class Submit:
 
     request: e.TaskRequest
     seen: Seen
+    verdict: e.ValidationPassed | e.ValidationFailed | None = None
+    """A person's, which ends the task at once; its request has no steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,13 @@ class Brake:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """Refuse the next attempt, or have it wait, where it does not fit under the caps that were seen."""
+
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """Let a held task go on."""
 
@@ -93,4 +115,4 @@ class Cancel:
     seen: Seen
 
 
-Command = Submit | Start | Record | Orphan | Settle | Choose | Brake | Release | Cancel
+Command = Submit | Start | Record | Orphan | Settle | Choose | Brake | Budget | Release | Cancel

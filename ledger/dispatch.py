@@ -11,19 +11,20 @@ from typing import Final, assert_never
 from ledger import commands as c
 from ledger import events as e
 from ledger.choices import choose
-from ledger.decisions import handed_over, made, scheduled
+from ledger.decisions import made
 from ledger.errors import CommandRefused
 from ledger.evolve import fold
+from ledger.obstacles import answer_brake, answer_budget
 from ledger.parts import Outcome
-from ledger.policy import Step
 from ledger.state import Absent, Ended, Held, Ready, Running, State, Task, Undecided, Waiting
 
-__all__ = ["BRAKED", "DECIDER", "DECIDERS", "decide"]
+__all__ = ["DECIDER", "DECIDERS", "decide"]
 
-BRAKED: Final = "breaker_open"
-"""The reason and the rule of a decision that answers no outcome but a breaker that was seen."""
 DECIDER: Final = 1
-"""The version of the rules that new decisions are made by."""
+"""The version of the rules that new decisions are made by.
+
+Still the first: a cap is answered by a command of its own, so no other command answers differently than it did.
+"""
 DECIDERS: Final = frozenset({1})
 """Every version that this program can ask again."""
 
@@ -36,7 +37,7 @@ def decide(state: State, command: c.Command) -> tuple[e.Event, ...]:
     """
     if not isinstance(command, c.Start) and command.seen.decider not in DECIDERS:
         raise CommandRefused("bad_inputs", f"rules of version {command.seen.decider} are unknown to this program")
-    if not isinstance(state, Absent) and not state.task.steps:
+    if not isinstance(state, Absent) and not state.task.steps and not _judged_by_a_person(state):
         raise CommandRefused("off_route", "this task has no steps; nothing can be decided about it")
     match command:
         case c.Submit():
@@ -52,7 +53,9 @@ def decide(state: State, command: c.Command) -> tuple[e.Event, ...]:
         case c.Choose():
             return _then(state, (), command.seen)
         case c.Brake():
-            return _brake(state, command)
+            return answer_brake(_about_to(state, command), command.seen)
+        case c.Budget():
+            return answer_budget(_about_to(state, command), command.seen)
         case c.Release():
             return _release(state, command)
         case c.Cancel():
@@ -61,10 +64,16 @@ def decide(state: State, command: c.Command) -> tuple[e.Event, ...]:
             assert_never(command)
 
 
+def _judged_by_a_person(state: Ready | Running | Undecided | Waiting | Held | Ended) -> bool:
+    """Say whether all that such a task needs is there: the verdict itself, or its end."""
+    return isinstance(state, Ended) or (isinstance(state, Undecided) and state.passed is not None)
+
+
 def _submit(state: State, command: c.Submit) -> tuple[e.Event, ...]:
-    request = command.request
+    request, verdict = command.request, command.verdict
     steps = request.judge if request.kind == "validation" else request.route
-    if not steps or steps[0].tier != request.tier:
+    by_a_person = request.kind == "validation" and not steps and request.judged_attempt is not None
+    if not by_a_person and (not steps or steps[0].tier != request.tier):
         raise CommandRefused("off_route", f"a task for {request.tier} needs a route that begins there")
     if "subject" in request.labels:
         raise CommandRefused("bad_inputs", "the label subject is kept as a payload, so that it can be erased")
@@ -75,7 +84,16 @@ def _submit(state: State, command: c.Submit) -> tuple[e.Event, ...]:
         raise CommandRefused("exists", "this stream already holds another task")
     fields = {name: getattr(request, name) for name in e.TaskRequest.model_fields}
     decision = made("route", request.why.kind, "submitted", request.policy, None, command.seen)
-    return (e.TaskSubmitted(**fields, **decision),)
+    submitted = e.TaskSubmitted(**fields, **decision)
+    if verdict is None:
+        return (submitted,)
+    if not by_a_person or (verdict.judge_attempt, verdict.judged_task_id, verdict.judged_attempt) != (
+        None,
+        request.judged_task_id,
+        request.judged_attempt,
+    ):
+        raise CommandRefused("bad_inputs", "a person's verdict is about the attempt that its task names")
+    return (submitted, *_then(fold((submitted,)), (verdict,), command.seen))
 
 
 def _start(state: State, command: c.Start) -> tuple[e.Event, ...]:
@@ -152,30 +170,11 @@ def _settle(state: State, command: c.Settle) -> tuple[e.Event, ...]:
     return _then(state, (command.settled,), command.seen)
 
 
-def _brake(state: State, command: c.Brake) -> tuple[e.Event, ...]:
-    """Keep the task off its step, if it was about to make its first attempt there; no attempt is spent."""
-    task = _task(state)
-    about_to = isinstance(state, Ready) or (isinstance(state, Waiting) and state.due(command.seen.at_ms))
-    return _kept_off(task, command.seen) if about_to and not task.made and not task.spent else ()
-
-
-def _kept_off(task: Task, seen: c.Seen) -> tuple[e.Event, ...]:
-    """Return what an open breaker of the task's step leads to: the next step that none was seen of, else a wait."""
-    until_ms = _braked(task.at, seen)
-    if until_ms is None:
-        return ()
-    steps = range(task.step + 1, task.last_step + 1)
-    to_step = next((step for step in steps if _braked(task.steps[step - 1], seen) is None), None)
-    decision = made("retry" if to_step is None else "fallback", BRAKED, BRAKED, task.submitted.policy, None, seen)
-    if to_step is None:
-        return (scheduled(task, until_ms - seen.at_ms, seen, decision),)
-    return (handed_over(task, to_step, decision),)
-
-
-def _braked(step: Step, seen: c.Seen) -> int | None:
-    """Return until when a step's provider and model are left alone; None where nothing that was seen says so."""
-    mine = (brake for brake in seen.brakes if (brake.provider, brake.model) == (step.provider, step.model))
-    return max((brake.until_ms for brake in mine if brake.until_ms > seen.at_ms), default=None)
+def _about_to(state: State, command: c.Brake | c.Budget) -> Ready | Waiting | None:
+    """Return the state if the next attempt could start in it now."""
+    if _task(state).spent or not isinstance(state, Ready | Waiting):
+        return None
+    return state if isinstance(state, Ready) or state.due(command.seen.at_ms) else None
 
 
 def _release(state: State, command: c.Release) -> tuple[e.Event, ...]:

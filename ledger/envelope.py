@@ -17,7 +17,19 @@ from typing import Final
 from ledger.events import Event
 from ledger.upcasting import decode
 
-__all__ = ["FIRST_PREV_HASH", "Append", "Limit", "NewEvent", "Payload", "Recorded", "Stream", "event_hash", "seal"]
+__all__ = [
+    "FIRST_PREV_HASH",
+    "Append",
+    "Cap",
+    "Limit",
+    "NewEvent",
+    "Payload",
+    "Recorded",
+    "Stream",
+    "event_hash",
+    "issues_slot",
+    "seal",
+]
 
 TAG: Final = b"dispatch-ledger event 1\n"
 FIRST_PREV_HASH: Final = bytes(32)
@@ -64,6 +76,23 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """What may be spent at most, on one task or in one UTC day; counted in the transaction that adds an attempt."""
+
+    name: str
+    """As the configuration names it, ``max_usd_per_day``."""
+    limit_nano_usd: int
+    of_task: bool = False
+    """Of the attempt's own task, whenever; else of the UTC day in which an attempt starts."""
+    tier: str | None = None
+    """Of the day's attempts those on this tier."""
+    label: tuple[str, str] | None = None
+    """Of the day's attempts those of tasks with this label."""
+    refuses_unpriced: bool = True
+    """Where a cost may be anything, nothing more fits; else such attempts count as nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Append:
     """Events for one stream, all or none, with what has to be durable together with them."""
 
@@ -76,6 +105,8 @@ class Append:
     """Names this task under a key of the ledger; unique."""
     limits: tuple[Limit, ...] = ()
     """What must hold when this append has started an attempt; it says nothing about an append that starts none."""
+    caps: tuple[Cap, ...] = ()
+    """Likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +241,8 @@ def seal(
         new.fence,
     )
     return Recorded(position, *fields, text, prev_hash, event_hash(prev_hash, fields, data))
+
+
+def issues_slot(judge_attempt: int | None) -> str:
+    """Return the payload that a verdict's issues stand in; None is a person's verdict."""
+    return f"issues/{'person' if judge_attempt is None else judge_attempt}"

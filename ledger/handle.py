@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 from weakref import WeakKeyDictionary
 
 from ledger.config import resolve_ledger
@@ -19,6 +19,9 @@ from ledger.errors import LedgerError
 from ledger.ports import Ports
 from ledger.store.opening import open_store, parse_url
 from ledger.store.protocol import Store
+
+if TYPE_CHECKING:
+    from ledger.store.rebuilding import Rebuilt
 
 __all__ = ["Ledger", "Nearby"]
 
@@ -101,6 +104,17 @@ class Ledger:
         """
         place = parse_url(self.url)
         return _beside(place) if isinstance(place, Path) else _at_home(await (await self.store()).key_salt())
+
+    async def rebuild(self) -> Rebuilt:
+        """Make the projections, views and indexes again from the events; nobody may be at work meanwhile.
+
+        Raises:
+            LedgerBusy: workers are at work; nothing was changed.
+            LedgerError: it cannot be read or written; nothing was changed.
+        """
+        from ledger.store.rebuilding import rebuild  # noqa: PLC0415 - seldom wanted, and slow to import
+
+        return await rebuild(self.url, now_ms=self._ports.now_ms)
 
     async def aclose(self) -> None:
         """Close what this event loop has opened; appends under way are finished first."""

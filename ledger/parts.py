@@ -109,6 +109,18 @@ class BudgetSeen(Value):
     asked: Natural | None
     position: Natural
 
+    @property
+    def refuses(self) -> bool:
+        """Say that what was asked does not fit beside settled and unknown spend, whatever comes of the running."""
+        if self.unknown is None or self.asked is None:
+            return True
+        return self.settled + self.unknown + self.asked > self.limit
+
+    @property
+    def fits(self) -> bool:
+        """Say that what was asked fits beside all spend and all reservations."""
+        return not self.refuses and self.settled + (self.unknown or 0) + self.reserved + (self.asked or 0) <= self.limit
+
 
 class Inputs(Value):
     """All that ``decide`` read besides the folded state, so that it can be asked again."""

@@ -14,15 +14,14 @@ from ledger.config.tables import circle
 from ledger.errors import ConfigurationError, RequestRefused
 from ledger.policy import PPM, Limits, Policy, Step, Tier
 
-__all__ = ["Entry", "ModelRegistry", "ModelTier", "TierUnknown"]
+__all__ = ["Entry", "ModelRegistry", "ModelTier", "TierUnknown", "nano_usd"]
 
 ATTEMPTS_MAX: Final = 1000
 """Of one task, orphaned and interrupted ones included: more than any route that can be configured asks for."""
 SHOWN_MAX: Final = 40
 JUDGE: Final[Tier] = "sonnet"
-RUNGS: Final[tuple[Tier, ...]] = ("flash", "haiku", "sonnet", "opus")
-"""The ladder, upwards; pro is a tier beside it, and escalates to what is above haiku."""
-BESIDE: Final[dict[Tier, Tier]] = {"pro": "haiku"}
+ABILITY: Final[dict[Tier, int]] = {"flash": 0, "pro": 1, "haiku": 1, "sonnet": 2, "opus": 3}
+"""How able a tier is, for one that is no rung of the ladder itself: pro stands beside haiku."""
 # Wide enough for any decimal a person writes, whatever the caller's own context is.
 WIDE: Final = Context(prec=60)
 
@@ -117,11 +116,20 @@ class ModelRegistry:
         """Return who judges: one step, without a fallback."""
         return (self._step(JUDGE, self._tries(retry_count)),)
 
-    def ladder(self, tier: ModelTier | str) -> tuple[Step, ...]:
-        """Return the tiers above one, upwards, each with one try."""
+    def ladder(self, tier: ModelTier | str, retry_count: int = 0) -> tuple[Step, ...]:
+        """Return the rungs above a tier, upwards; one that is no rung goes to those that are abler than it.
+
+        Args:
+            tier: the tier asked for.
+            retry_count: retries after the first try on each rung.
+        """
         known: Tier = ModelTier(tier).value
-        here = RUNGS.index(BESIDE.get(known, known))
-        return tuple(self._step(above, 1) for above in RUNGS[here + 1 :])
+        rungs = self.config.escalation.ladder
+        if known in rungs:
+            above = rungs[rungs.index(known) + 1 :]
+        else:
+            above = tuple(rung for rung in rungs if ABILITY[rung] > ABILITY[known])
+        return tuple(self._step(rung, 1 + retry_count) for rung in above)
 
     def policy(self) -> Policy:
         """Return how failures are answered, in ms and ppm, rounded half to even."""
@@ -139,7 +147,8 @@ class ModelRegistry:
 
     def limits(self) -> Limits:
         """Return what a whole task may use."""
-        return Limits(attempts=ATTEMPTS_MAX, cost_nano_usd=None)
+        usd = self.config.budget.max_usd_per_task
+        return Limits(attempts=ATTEMPTS_MAX, cost_nano_usd=None if usd is None else nano_usd(usd))
 
     def breakers(self) -> BreakerSettings:
         """Return when a provider's model is left alone, and how long."""
@@ -168,6 +177,11 @@ class ModelRegistry:
         return Step(
             tier=entry.tier.value, provider=entry.provider, model=entry.model, tries=tries, timeout_ms=entry.timeout_ms
         )
+
+
+def nano_usd(usd: Decimal) -> int:
+    """Return an amount of USD, which has nine decimals at most, in nano-USD."""
+    return _scaled(usd, 10**9)
 
 
 def _scaled(value: Decimal, scale: int) -> int:

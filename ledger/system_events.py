@@ -45,14 +45,27 @@ class PriceBookPublished(Event):
 
 
 class AnchorSealed(Event):
-    """A Merkle root over the events of a range of positions, linked to the anchor before."""
+    """A Merkle root over the events of a range of positions, linked to the anchor before.
+
+    Ranges follow each other without a hole, from position 1 on: what later turns up at a position that nothing stood
+    at is found. A signature is Ed25519 over what ``ledger.audit.anchors.statement`` makes of all fields but itself.
+    """
 
     TYPE = "anchor.sealed"
+    ledger: Digest
+    """The hash of the event at the lowest position: which ledger this is."""
     first_position: Positive
+    """Where the range begins: 1, or the position after the range before."""
     last_position: Positive
+    """Where it ends; no event was still to come at or before it."""
     events: Positive
+    """How many there are in the range: the size of the tree."""
     root: Digest
     previous: Digest | None
     """The hash of the anchor before; NULL for the first."""
+    sealed_at_ms: Natural
+    """The clock of whoever sealed it, UTC milliseconds; unlike the time of recording it is signed."""
     signature: str | None
+    """In hex."""
     public_key: str | None
+    """In hex: the 32 bytes of the key that signed."""

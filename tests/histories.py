@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from ledger import commands as c
 from ledger import events as e
-from ledger.dispatch import BRAKED, decide
+from ledger.dispatch import decide
 from ledger.evolve import fold
+from ledger.obstacles import BRAKED, BUDGET
 from ledger.parts import BrakeSeen, ByCaller, Decision, Inputs, Outcome
 from ledger.policy import PPM, ErrorType, Limits, Policy, Step, Tier
 from ledger.state import INITIAL, Absent, Running, State, Task, Waiting
@@ -278,6 +279,10 @@ def question(event: e.Event) -> c.Command | None:
     match event:
         case e.FallbackSelected() | e.RetryScheduled() if event.rule == BRAKED:
             return c.Brake(seen_in(event.inputs))
+        case e.BudgetRefused():
+            return c.Budget(seen_in(event.inputs))
+        case e.RetryScheduled() if event.rule == BUDGET:
+            return c.Budget(seen_in(event.inputs))
         case e.TaskSubmitted():
             asked = e.TaskRequest(**{name: getattr(event, name) for name in e.TaskRequest.model_fields})
             return c.Submit(asked, seen_in(event.inputs))

@@ -131,8 +131,8 @@ class Caller(ModelClient):
         reader, writer = await asyncio.open_connection(host, int(port))
         with closing(writer):
             body = prompt.encode()
-            head = f"POST /call HTTP/1.1\r\nhost: witness\r\nx-worker: {HERE.worker}\r\nconnection: close\r\n"
-            writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            head = f"POST /call HTTP/1.1\r\nhost: witness\r\nx-worker: {HERE.worker}\r\nx-model: {self.model}\r\n"
+            writer.write(f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
             await writer.drain()
             if POISON in prompt:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,7 @@ from ledger import events, parts, policy
 from ledger.events import Event
 from ledger.policy import Value
 from ledger.upcasting import EVENT_TYPES
+from tests.sql_page import sql_page
 
 __all__ = ["DOCS", "PAGES", "commands", "write"]
 
@@ -123,7 +124,11 @@ def _helped(command: click.Command, ctx: click.Context) -> Iterator[tuple[tuple[
             yield from _helped(inner, click.Context(inner, info_name=name, parent=ctx, **inner.context_settings))
 
 
-PAGES: Final[Mapping[str, Callable[[], str]]] = {"commands.md": commands_page, "events.md": events_page}
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "commands.md": commands_page,
+    "events.md": events_page,
+    "sql.md": sql_page,
+}
 """From a page's file to the function that makes its text."""
 
 

@@ -18,7 +18,7 @@ import pytest
 from clients.base import ExecutionResult, ModelClient, OnText, PromptPrefix
 from ledger import Config, Executor, Ledger, ModelRegistry
 from ledger.audit import verify
-from ledger.batch import running
+from ledger.batch import hands
 from ledger.batch.lines import Asked, BatchRefused, read_batch
 from ledger.batch.running import run_batch
 from ledger.batch.tally import Finished, Tally
@@ -438,7 +438,7 @@ async def test_a_cancelled_batch_cancels_its_tasks() -> None:
 
 def test_the_time_to_drain_is_bounded() -> None:
     """Both waits of a stopping batch have an end."""
-    assert 0 < running.CLEAN_UP_S < running.DRAIN_S <= 60
+    assert 0 < hands.CLEAN_UP_S < hands.DRAIN_S <= 60
 
 
 def test_an_interrupted_batch_goes_on_where_it_stopped(cli: CommandLine, empty_folder: Path) -> None:

@@ -42,6 +42,9 @@ def run(folder: Path, name: str, **environment: str) -> str:
         pytest.param("dispatch", ("32 bare SDK, httpx", "128 ledger, httpx", "1 ledger, no client"), id="dispatch"),
         pytest.param("memory", ("10", "MiB"), id="memory"),
         pytest.param("profiles", ("SQLite: the rows", "the executor"), id="profiles"),
+        pytest.param(
+            "report", ("view tier_latency", "view tier_cost", "report latency --by day,tier,model"), id="report"
+        ),
         pytest.param("start", ("dispatch-ledger --help", 'python -c "import anthropic"'), id="start"),
     ],
 )

@@ -190,7 +190,7 @@ def test_run_answers_on_standard_output_only(cli: CommandLine) -> None:
     assert ended.out.endswith("answer 2 to: hello\n")
     assert ended.out.count("\n") == ended.err.count("\n") == 1
     assert "flash flaky · 2 attempts" in ended.err
-    assert "cost unknown for 1 attempt (no prices yet)" in ended.err
+    assert "cost unknown for 1 attempt" in ended.err
 
 
 def test_run_as_json(cli: CommandLine) -> None:
@@ -300,13 +300,13 @@ def test_show_tells_people(cli: CommandLine) -> None:
     task_id = cli("run", "-t", "flash", "hello", "--label", "team=a", "--json").json["task_id"]
     told = cli("show", task_id).out
     for said in (
-        "succeeded · flash · 2 attempts · cost unknown for 1 attempt (no prices yet)",
+        "succeeded · flash · 2 attempts · cost unknown for 1 attempt",
         "labels team=a",
         "attempt 1 failed: rate_limited (429)",
         "not billed, cost 0",
         "“simulated: too many requests”",
         "decided retry: attempt 2 on flash, because of rate_limited",
-        "cost unknown (no prices yet)",
+        "cost unknown, no price is known",
         "served by flaky",
         "decided succeed: the answer of attempt 2",
         "answer 2 to: hello",

@@ -165,3 +165,35 @@ def test_a_run_is_warned_before_it_costs_anything(cli: CommandLine) -> None:
 def test_the_defaults_need_no_warning() -> None:
     """The built-in models are known."""
     assert remarks(Config()) == ()
+
+
+def test_it_says_what_is_left(cli: CommandLine) -> None:
+    """Of each day's cap, by what the ledger holds; one that is not there has spent nothing, and is not made."""
+    Path("dispatch.toml").write_text(
+        """
+        [tiers.haiku]
+        provider = "simulated"
+        model = "mine"
+        [prices."simulated/mine"]
+        input_usd_per_mtok = 1
+        output_usd_per_mtok = 5
+        [budget]
+        max_usd_per_day = 2
+        per_tier.haiku = 1.5
+        per_label."team=a" = 0.5
+        max_usd_per_task = 0.1
+        """
+    )
+    before = cli("config", "--json").json["budgets"]
+    assert [(one["cap"], one["left_nano_usd"]) for one in before] == [
+        ("max_usd_per_day", 2 * 10**9),
+        ("per_label.team=a", 5 * 10**8),
+        ("per_tier.haiku", 15 * 10**8),
+    ]
+    assert not Path("dispatch.db").exists()
+    cost = cli("run", "hello", "--tier", "haiku", "--json").json["cost_nano_usd"]
+    assert cost > 0
+    day, label, tier = cli("config", "--json").json["budgets"]
+    assert (day["settled_nano_usd"], day["left_nano_usd"]) == (cost, 2 * 10**9 - cost)
+    assert (label["settled_nano_usd"], tier["left_nano_usd"]) == (0, 15 * 10**8 - cost)
+    assert f"per_tier.haiku: cap 1.50, {cost / 10**9:.9f}".rstrip("0") in cli("config").out

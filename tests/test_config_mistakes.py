@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ledger.config import Config, load_config
 from ledger.errors import ConfigurationError
 
-NOT_KEPT = "this version does not keep budgets yet, so nothing would enforce this cap; remove it"
+USD = "expected a number of USD from 0 to 1_000_000_000 with at most 9 decimals"
 MODEL = "a model's name: 1 to 256 characters without blanks"
 TIERS = 'a tier (flash, pro, haiku, sonnet, opus) or "none"'
 PROVIDER = 'gemini, anthropic, simulated or "package.module:factory"'
@@ -77,8 +77,12 @@ VALUES: list[tuple[str, str, str]] = [
     ("breakers.failures", "-1", "is -1, expected a whole number from 0 to 10_000"),
     ("breakers.open_s", '"5"', f'is "5", expected {WEEK}'),
     ("budget.unpriced", '"alow"', 'is "alow", expected "refuse" or "allow"; did you mean "allow"?'),
-    ("budget.max_usd_per_day", '"1"', 'is "1", expected a number of USD from 0 to 1_000_000_000'),
-    ("budget.max_usd_per_day", "-1", "is -1, expected a number of USD from 0 to 1_000_000_000"),
+    ("budget.max_usd_per_day", '"1"', f'is "1", {USD}'),
+    ("budget.max_usd_per_day", "-1", f"is -1, {USD}"),
+    ("budget.max_usd_per_day", "nan", f"is nan, {USD}"),
+    ("budget.max_usd_per_task", "true", f"is true, {USD}"),
+    ("budget.max_usd_per_task", "0.0000000001", f"is 1e-10, {USD}"),
+    ("budget.max_usd_per_task", "1_000_000_001", f"is 1000000001, {USD}"),
     ("ledger", "3", f"is 3, expected {PLACE}"),
     ("ledger", '" "', f'is " ", expected {PLACE}'),
     ("ledger", '"mysql://host/db"', f'is "mysql://host/db", expected {PLACE}'),
@@ -90,6 +94,7 @@ VALUES: list[tuple[str, str, str]] = [
     ("retry", "3", "is 3, expected a table, [retry]"),
 ]
 
+TABLES = "ledger, retry, tiers, providers, breakers, escalation, budget, prices, redact"
 NAMES: list[tuple[str, str]] = [
     ("retry.retry_cout = 3", "retry.retry_cout is not known; did you mean retry.retry_count?"),
     ("retries.jitter = 0", "retries is not known; did you mean retry?"),
@@ -100,8 +105,14 @@ NAMES: list[tuple[str, str]] = [
         "tiers.pro.temperature = 1",
         "tiers.pro.temperature is not known; known here: provider, model, fallback, timeout_s",
     ),
-    ("x = 1", "x is not known; known here: ledger, retry, tiers, providers, breakers, budget"),
-    ('"a\\nb" = 1', '"a\\nb" is not known; known here: ledger, retry, tiers, providers, breakers, budget'),
+    (
+        "x = 1",
+        "x is not known; known here: ledger, retry, tiers, providers, breakers, escalation, budget, prices, redact",
+    ),
+    (
+        '"a\\nb" = 1',
+        f'"a\\nb" is not known; known here: {TABLES}',
+    ),
     ("providers.my.x = 1", f"providers.my is not known, expected {PROVIDER}"),
     ("providers.Gemini.x = 1", f"providers.Gemini is not known, expected {PROVIDER}; did you mean gemini?"),
     (
@@ -118,10 +129,13 @@ NAMES: list[tuple[str, str]] = [
     ),
     ("budget.per_label.team = 1", 'budget.per_label.team is not known, expected a label, as in "team=a"'),
     ("budget.per_tier.opsu = 1", "budget.per_tier.opsu is not known; did you mean budget.per_tier.opus?"),
-    ("budget.max_usd_per_task = 1.0", f"budget.max_usd_per_task: {NOT_KEPT}"),
-    ("budget.max_usd_per_day = 0", f"budget.max_usd_per_day: {NOT_KEPT}"),
-    ('budget.per_label."team=a" = 5', f'budget.per_label."team=a": {NOT_KEPT}'),
-    ("budget.per_tier.opus = 5", f"budget.per_tier.opus: {NOT_KEPT}"),
+    (
+        'budget.per_label."subject=a" = 1',
+        (
+            'budget.per_label."subject=a" is not known, expected another label than subject, which can be erased and so '
+            "is not counted by"
+        ),
+    ),
     ("api_key = 'k'", f"api_key {SECRET} set ANTHROPIC_API_KEY or GEMINI_API_KEY in the environment"),
     ("gemini_api_key = 'k'", f"gemini_api_key {SECRET} set GEMINI_API_KEY in the environment"),
     (

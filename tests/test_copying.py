@@ -24,7 +24,7 @@ from tests.ledgers import fresh_ledger
 from tests.postgres_server import database, sql
 
 KEY = b"k" * 32
-MADE_UP = {"brake", "key", "payload"}
+MADE_UP = {"brake", "cost", "key", "payload"}
 """Findings about what no executor would have written: a text that no event knows, a breaker that nobody opened."""
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from ledger import commands as c
 from ledger import events as e
-from ledger.dispatch import BRAKED, decide
+from ledger.dispatch import decide
 from ledger.errors import CommandRefused
 from ledger.evolve import evolve, fold
+from ledger.obstacles import BRAKED
 from ledger.parts import Decision
 from ledger.policy import ErrorType
 from ledger.state import INITIAL, Absent, Ended, Ready, Running, State, Undecided, Waiting

@@ -182,6 +182,7 @@ def other_samples() -> tuple[e.Event, ...]:
     event_ids = ("01990000-0000-7000-8000-0000000000e1", "01990000-0000-7000-8000-0000000000e2")
     brake: dict[str, Any] = {"provider": "gemini", "model": "gemini-2.5-flash"}
     anchor = {"first_position": 1, "last_position": 100, "events": 99, "root": DIGEST, "previous": OTHER_DIGEST}
+    signed = {"ledger": OTHER_DIGEST, "sealed_at_ms": START_MS, "signature": "c1", "public_key": "e2"}
     return (
         e.ValidationPassed.model_validate(VERDICT),
         e.ValidationFailed.model_validate(VERDICT),
@@ -192,7 +193,7 @@ def other_samples() -> tuple[e.Event, ...]:
         s.PriceBookPublished(
             price_book=DIGEST, source="genai-prices", source_version="0.0.40", as_of_ms=START_MS, content='{"a":1}'
         ),
-        s.AnchorSealed.model_validate(anchor | {"signature": "c2ln", "public_key": "a2V5"}),
+        s.AnchorSealed.model_validate(anchor | signed),
     )
 
 

@@ -181,9 +181,10 @@ async def test_nothing_is_called_before_it_is_recorded(world: World) -> None:
 
 
 async def test_clean_success_costs_two_appends(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Submission with start, outcome with end: two durable appends."""
+    """Submission with start, outcome with end: two durable appends, once the prices are in the ledger."""
     appended: list[int] = []
     async with world.executor() as executor:
+        await executor.execute("flash", "Before")
         store = await executor.ledger.store()
         append = store.append
 

@@ -361,7 +361,6 @@ async def test_listener_that_raises(world: World, fault: str) -> None:
 
 NOTHING: Any = ("not_billed", 0)
 UNKNOWN: Any = ("unknown", None)
-BILLED: Any = ("provider", None)
 SPEND_LIMIT = api.error(429, "rate_limit_error", "limit", details={"error_code": "enforced_spend_limit_reached"})
 USELESS = {"x-should-retry": "false"}
 WINDOW = api.answer("half", stop_reason="model_context_window_exceeded")
@@ -383,10 +382,10 @@ FAILURES: dict[str, tuple[api.Step, str, Any, str]] = {
     "404": (api.error(404, "not_found_error"), "not_found", NOTHING, "fail_fast"),
     "413": (api.error(413, "request_too_large"), "too_large", NOTHING, "fail_fast"),
     "422": (api.error(422, "invalid_request_error"), "invalid_request", NOTHING, "fail_fast"),
-    "refusal": (api.refusal(), "content_refused", BILLED, "fail_fast"),
-    "cut, empty": (api.max_tokens(), "truncated", BILLED, "fail_fast"),
-    "window": (WINDOW, "context_window_exceeded", BILLED, "fail_fast"),
-    "empty": (api.empty(), "api_error", BILLED, "retry"),
+    "refusal": (api.refusal(), "content_refused", ("provider", 1_600), "fail_fast"),
+    "cut, empty": (api.max_tokens(), "truncated", ("provider", 1_700), "fail_fast"),
+    "window": (WINDOW, "context_window_exceeded", ("provider", 2_100), "fail_fast"),
+    "empty": (api.empty(), "api_error", ("provider", 1_600), "retry"),
     "garbage": (api.garbage(), "api_error", UNKNOWN, "retry"),
     "wrong JSON": (api.wrong_json(), "api_error", UNKNOWN, "retry"),
     "dropped": (api.dropped(), "connection", UNKNOWN, "retry"),

@@ -15,8 +15,9 @@ from ledger import Config, Executor, Ledger
 from ledger.breakers import BreakerSettings
 from ledger.envelope import Append, NewEvent, Stream
 from ledger.errors import LedgerBusy, LedgerFull
-from ledger.executor.attempt import Attempt, Sent
+from ledger.executor.attempt import Attempt
 from ledger.executor.bench import Bench
+from ledger.executor.books import Books
 from ledger.executor.brakes import Brakes
 from ledger.executor.driver import Driver
 from ledger.executor.listening import Listener
@@ -24,6 +25,7 @@ from ledger.executor.outcomes import Ended
 from ledger.executor.pool import Pool
 from ledger.executor.presence import Heartbeat, Others
 from ledger.executor.recording import record
+from ledger.executor.sending import Sent
 from ledger.executor.spill import Spilled, read_spilled, spill
 from ledger.executor.transact import Desk, state_of
 from ledger.ports import Ports
@@ -57,7 +59,14 @@ def bench(desk: Desk, folder: Path) -> Bench:
     heartbeat = Heartbeat(desk.worker, desk.store, desk.ports)
     brakes = Brakes(desk, BreakerSettings(20, 5000, 60_000))
     return Bench(
-        desk, Pool(registry, lambda *which: Scripted(world, *which[:2])), others, brakes, heartbeat, folder, []
+        desk,
+        Pool(registry, lambda *which: Scripted(world, *which[:2])),
+        others,
+        brakes,
+        Books(desk, {}),
+        heartbeat,
+        folder,
+        [],
     )
 
 

@@ -22,6 +22,7 @@ from ledger.store.protocol import TaskQuery
 from ledger.store.sqlite_schema import FINGERPRINT, REVISIONS, Found, inspect, problems
 from ledger.store.tables import METADATA
 from ledger.store.upgrade import SHIPPED, Migrations, Upgraded, create, upgrade
+from ledger.store.views import VIEWS
 from tests.command_line import CONFIG, CommandLine
 from tests.contracts.appends import Clock, submission, transactions
 from tests.histories import START_MS, History, request, step
@@ -32,8 +33,8 @@ GOLDEN = Path(__file__).parent / "golden" / "ledgers"
 """Ledgers as older programs left them, dumped as SQL: of each revision one, never written again."""
 
 NEXT = """
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 from alembic import op
 import sqlalchemy as sa
@@ -56,8 +57,8 @@ def newer(tmp_path: Path, body: str = ADDS) -> Migrations:
     """Make the migrations of a program that is one revision ahead."""
     folder = tmp_path / "migrations of 100%"
     shutil.copytree(SHIPPED.folder, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0003_next.py").write_text(NEXT.format(body=body))
-    return Migrations(folder, (*REVISIONS, "0003"))
+    (folder / "versions" / "0004_next.py").write_text(NEXT.format(body=body))
+    return Migrations(folder, (*REVISIONS, "0004"))
 
 
 def by_hand(path: Path) -> contextlib.closing[sqlite3.Connection]:
@@ -134,10 +135,10 @@ def test_migrated_is_what_the_tables_say(path: Path, tmp_path: Path, table: str)
 
 
 def test_nothing_else_is_made(path: Path) -> None:
-    """Beside our tables there are SQLite's and Alembic's, and no view."""
+    """Beside our tables and views there are SQLite's and Alembic's."""
     with by_hand(path) as database:
         names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")}
-    assert names == {*METADATA.tables, "sqlite_sequence", "alembic_version"}
+    assert names == {*METADATA.tables, *VIEWS, "sqlite_sequence", "alembic_version"}
 
 
 def test_the_guards_stand(path: Path) -> None:
@@ -195,17 +196,17 @@ async def test_an_older_ledger_is_upgraded(path: Path, tmp_path: Path) -> None:
     with by_hand(path) as database:
         before = database.execute("SELECT * FROM events").fetchall()
     done = upgrade(path, newer(tmp_path))
-    assert done == Upgraded("0002", "0003", path.with_name(path.name + ".0002.backup"))
+    assert done == Upgraded("0003", "0004", path.with_name(path.name + ".0003.backup"))
     with by_hand(path) as database:
         assert database.execute("SELECT note FROM tasks").fetchall() == [(None,)]
-        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
         assert before == database.execute("SELECT * FROM events").fetchall()
         assert problems(database) == []
     assert done.backup is not None
     assert stat.S_IMODE(done.backup.stat().st_mode) == 0o600
     with by_hand(done.backup) as copy:
         assert before == copy.execute("SELECT * FROM events").fetchall()
-        assert (Found.CURRENT, "0002") == inspect(copy)
+        assert (Found.CURRENT, "0003") == inspect(copy)
 
 
 @pytest.mark.parametrize("revision", [file.stem for file in sorted(GOLDEN.glob("*.sql"))])
@@ -283,7 +284,7 @@ async def test_an_older_ledger_is_not_opened(path: Path, tmp_path: Path) -> None
     """It says which command helps; the program that is behind says that it is."""
     migrations = newer(tmp_path)
     with by_hand(path) as database:
-        assert (Found.OLDER, "0002") == inspect(database, migrations.revisions)
+        assert (Found.OLDER, "0003") == inspect(database, migrations.revisions)
     with pytest.raises(LedgerVersion, match="dispatch-ledger db upgrade"):
         create(path, migrations)
     upgrade(path, migrations)
@@ -323,16 +324,16 @@ async def test_a_bad_migration_changes_nothing(path: Path, tmp_path: Path, body:
     store = await open_sqlite(path, create=False, now_ms=Clock())
     assert (1, ()) == (len(await store.read("t")), await store.check())
     await store.aclose()
-    with by_hand(path.with_name(path.name + ".0002.backup")) as copy:
-        assert (Found.CURRENT, "0002") == inspect(copy)
+    with by_hand(path.with_name(path.name + ".0003.backup")) as copy:
+        assert (Found.CURRENT, "0003") == inspect(copy)
 
 
 async def test_backups_do_not_replace_each_other(path: Path, tmp_path: Path) -> None:
     """An older backup of the same name stays."""
-    first = path.with_name(path.name + ".0002.backup")
+    first = path.with_name(path.name + ".0003.backup")
     first.write_text("precious")
     done = upgrade(path, newer(tmp_path))
-    assert (done.backup, first.read_text()) == (path.with_name(path.name + ".0002.backup-2"), "precious")
+    assert (done.backup, first.read_text()) == (path.with_name(path.name + ".0003.backup-2"), "precious")
 
 
 async def test_a_backup_holds_the_log_as_well(path: Path, tmp_path: Path) -> None:

@@ -193,6 +193,20 @@ def test_every_cost_is_the_sources(name: str) -> None:
     assert sum(equal for equal, _ in found) > 1_000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(25))
+def test_a_hundred_thousand_costs_are_the_sources(seed: int) -> None:
+    """The same with other counts each time: every model of every provider, date, step and service tier."""
+    draw, equal = drawn(f"many {seed}"), 0
+    for provider in providers:
+        models = [one for one in provider.models if is_priced(one) and found_by(provider, one.id) == one.id]
+        for model in models if provider.id in SOURCES else draw.sample(models, min(len(models), 20)):
+            same, lines = differences(provider, model, draw)
+            assert lines == []
+            equal += same
+    assert equal > 4_000
+
+
 def test_the_costs_of_other_providers_are_the_sources() -> None:
     """A sample over all other providers: times of day, finer prices than nano-USD and thinking of its own included."""
     draw = drawn("others")

@@ -208,6 +208,7 @@ TAMPERING: Final[dict[str, tuple[str, Change]]] = {
     "a key dropped": ("key", sql(f"DELETE FROM keys WHERE task_id = {KEYED}")),
     "a key turned": ("key", sql(f"UPDATE keys SET task_id = 'nobody' WHERE task_id = {KEYED}")),
     "keys swapped": ("key", rowids_swapped("keys", "task_id", "1")),
+    "a key added": ("key", sql("INSERT INTO keys SELECT zeroblob(32), task_id FROM keys LIMIT 1")),
     "the salt of the keys": ("key", sql("UPDATE salts SET salt = zeroblob(32)")),
     "data changed": ("hash", event("version = 2", lambda data: data.update(worker="x"), rehash=False)),
     "a cost, rehashed": (
@@ -353,6 +354,8 @@ class Restless(MemoryStore):
         return Projected()
 
     async def read(self, task_id: str) -> Stream:
+        if task_id != "t":
+            return await super().read(task_id)
         self.looks += 1
         whole = self._changed(await super().read(task_id))
         return () if self.gone else whole[: len(whole) - self.looks % 2]

@@ -14,6 +14,7 @@ from clients.base import ErrorType, ExecutionResult, ModelClient, OnText, Prompt
 from ledger import Config, Executor, Ledger
 from ledger.audit import verify
 from ledger.ports import Ports
+from ledger.telemetry import Telemetry
 
 __all__ = ["Play", "World", "answer", "fail", "rows"]
 
@@ -142,7 +143,7 @@ class World:
         return f"01890000-0000-7000-8000-{self.ids:012x}"
 
     @asynccontextmanager
-    async def executor(self, *, checked: bool = True) -> AsyncIterator[Executor]:
+    async def executor(self, *, checked: bool = True, telemetry: Telemetry | None = None) -> AsyncIterator[Executor]:
         """Open the ledger with an executor of its own; at the end the ledger must verify."""
         async with Ledger.open(self.path, ports=self.ports()) as ledger:
             executor = Executor(
@@ -150,6 +151,7 @@ class World:
                 self.config,
                 ports=self.ports(),
                 build=lambda provider, model, _: Scripted(self, provider, model),
+                telemetry=telemetry,
             )
             async with executor:
                 yield executor
@@ -158,8 +160,8 @@ class World:
                 assert report.problems == ()
 
     def types(self, task_id: str | None = None) -> list[str]:
-        """Return the types of events in the ledger, as another program sees them."""
-        where = "" if task_id is None else f" WHERE task_id = '{task_id}'"
+        """Return the types of tasks' and breakers' events in the ledger, as another program sees them."""
+        where = " WHERE task_id NOT LIKE 'ledger:%'" if task_id is None else f" WHERE task_id = '{task_id}'"
         return [row["type"] for row in rows(self.path, f"SELECT type FROM events{where} ORDER BY position")]
 
 

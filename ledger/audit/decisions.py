@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ledger import commands as c
 from ledger import events as e
-from ledger.dispatch import BRAKED, decide
+from ledger.dispatch import decide
 from ledger.errors import CommandRefused
-from ledger.parts import Decision, TaskRequest
+from ledger.parts import Decision
+from ledger.questions import question
 from ledger.state import State
 
 __all__ = ["asked_again", "may_not_start"]
@@ -20,14 +21,14 @@ def asked_again(state: State, event: e.Event) -> str | None:
     if not isinstance(event, Decision):
         return None
     try:
-        answer = decide(state, _command(event))
+        answer = decide(state, question(event))
     except (CommandRefused, ValueError) as refused:  # ValueError: an instant so late that no wait can be added to it
         return f"decide refuses what {event.TYPE} says was decided: {refused}"
     if not answer:
         return f"decide sees nothing to decide where {event.TYPE} stands"
     if answer[0].TYPE != event.TYPE:
         return f"decide answers {answer[0].TYPE}, the ledger has {event.TYPE}"
-    if answer[0].data() != event.data():
+    if answer[0] != event and answer[0].data() != event.data():  # equal events have equal bytes, and compare faster
         ours, theirs = answer[0].model_dump(), event.model_dump()
         fields = sorted(name for name in ours if ours[name] != theirs[name])
         return f"decide answers {event.TYPE} with another {', '.join(fields)}"
@@ -42,27 +43,3 @@ def may_not_start(state: State, started: e.AttemptStarted, at_ms: int) -> str | 
         # The instant of the start is not recorded, and clocks are set back: whether it was due cannot be told.
         return None if refused.why == "not_due" else f"attempt {started.attempt} started where none may: {refused}"
     return None
-
-
-def _command(event: Decision) -> c.Command:
-    """Put the question that this event answered."""
-    inputs = event.inputs
-    seen = c.Seen(
-        at_ms=inputs.decided_at_ms,
-        jitter_ppm=inputs.jitter_ppm,
-        decider=inputs.decider,
-        brakes=inputs.brakes,
-        budgets=inputs.budgets,
-    )
-    match event:
-        case e.FallbackSelected() | e.RetryScheduled() if event.rule == BRAKED:
-            return c.Brake(seen)
-        case e.TaskSubmitted():
-            fields = {name: getattr(event, name) for name in TaskRequest.model_fields}
-            return c.Submit(TaskRequest.model_validate(fields), seen)
-        case e.TaskReleased():
-            return c.Release(seen)
-        case e.TaskCancelled():
-            return c.Cancel(seen)
-        case _:
-            return c.Choose(seen)

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 
 from ledger import events as e
 from ledger.canonical import salted_digest
-from ledger.envelope import Payload, Stream
+from ledger.envelope import Payload, Stream, issues_slot
 from ledger.errors import EventInvalid
 from ledger.parts import Outcome, TaskRequest, Verdict
 from ledger.store.protocol import Problem
 
-__all__ = ["key_digest", "key_problems", "payload_problems"]
+__all__ = ["digests_of", "key_digest", "key_problems", "payload_problems"]
 
 
 def payload_problems(task_id: str, stream: Stream, payloads: Iterable[Payload]) -> Iterator[Problem]:
@@ -25,7 +25,7 @@ def payload_problems(task_id: str, stream: Stream, payloads: Iterable[Payload]) 
             continue
         if isinstance(event, e.PayloadErased):
             erased.add(event.slot)
-        digests |= {slot: (recorded.version, digest) for slot, digest in _digests(event)}
+        digests |= {slot: (recorded.version, digest) for slot, digest in digests_of(event)}
     kept = {payload.slot: payload for payload in payloads}
     for slot, (version, digest) in digests.items():
         payload = kept.pop(slot, None)
@@ -37,14 +37,14 @@ def payload_problems(task_id: str, stream: Stream, payloads: Iterable[Payload]) 
         yield Problem("payload", task_id, None, f"no event knows the text {slot}")
 
 
-def _digests(event: e.Event) -> Iterator[tuple[str, str]]:
+def digests_of(event: e.Event) -> Iterator[tuple[str, str]]:
     """Yield the slots that an event refers to, with their digests."""
     found: dict[str, str | None] = {}
     if isinstance(event, TaskRequest):
         names = ("prompt", "system", "output", "subject", "key")
         found = {name: getattr(event, f"{name}_digest") for name in names} | {"fingerprint": event.fingerprint}
     elif isinstance(event, Verdict):
-        found = {f"issues/{event.judge_attempt}": event.issues_digest}
+        found = {issues_slot(event.judge_attempt): event.issues_digest}
     elif isinstance(event, Outcome):
         found = {f"response/{event.attempt}": event.response_digest}
         if isinstance(event, e.AttemptFailed | e.AttemptSettled):
@@ -70,7 +70,8 @@ def key_digest(stream: Stream, payloads: Iterable[Payload], salt: bytes) -> byte
 
 def key_problems(task_id: str, stream: Stream, named: str | None) -> Iterator[Problem]:
     """Check that a task's key names it; redaction takes the key away with the texts."""
-    if named == task_id or (named is None and any(recorded.type == e.PayloadErased.TYPE for recorded in stream)):
+    # The key of an erased task may name nothing, or a later task.
+    if named == task_id or any(recorded.type == e.PayloadErased.TYPE for recorded in stream):
         return
     says = "names no task: the same request would be paid for again" if named is None else f"names task {named}"
     yield Problem("key", task_id, 1, f"the key of this task {says}")

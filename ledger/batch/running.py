@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Final
 
+from ledger.batch.hands import side_by_side
 from ledger.batch.lines import Asked, BatchRefused, LineProblem
 from ledger.batch.tally import Finished, Tally
 from ledger.errors import IdempotencyConflict, PromptRefused, RequestRefused
 from ledger.executor.api import Executor
+from ledger.executor.intake import Dispatched
 from ledger.executor.listening import Listener
+from ledger.executor.replay_plans import Replay
 from ledger.executor.requests import fingerprint, key_digest
 from ledger.registry import ModelRegistry
+from ledger.state import Ended
 
 __all__ = ["refuse_taken_keys", "run_batch"]
-
-DRAIN_S: Final = 30.0
-"""How long, after the ledger failed one task, the others may still bring in answers that are paid for."""
-CLEAN_UP_S: Final = 15.0
 
 
 async def refuse_taken_keys(executor: Executor, batch: Sequence[Asked], name: str) -> None:
@@ -50,6 +48,7 @@ async def run_batch(
     *,
     concurrency: int | None = None,
     on_finished: Callable[[Finished], object] | None = None,
+    retry: Replay | None = None,
 ) -> Tally:
     """Bring every request to its end.
 
@@ -61,15 +60,16 @@ async def run_batch(
         batch: the requests.
         concurrency: tasks under way at once; None is the sum of the providers' limits.
         on_finished: told of each request at its end.
+        retry: how to replay the tasks that had failed before; None leaves them failed, but for replays there are.
 
     Raises:
         DispatchError: the ledger or the configuration cannot be used.
     """
-    run = _Run(executor, batch, on_finished)
+    run = _Run(executor, batch, on_finished, retry)
     tiers = {asked.request.tier for asked in batch}
     workers = min(len(batch), concurrency or executor.registry.usual_concurrency(tiers))
     if workers:
-        await run.side_by_side(workers)
+        await side_by_side(run.one, workers)
     return run.tally
 
 
@@ -77,47 +77,49 @@ class _Run:
     """A batch under way."""
 
     def __init__(
-        self, executor: Executor, batch: Sequence[Asked], on_finished: Callable[[Finished], object] | None
+        self,
+        executor: Executor,
+        batch: Sequence[Asked],
+        on_finished: Callable[[Finished], object] | None,
+        retry: Replay | None,
     ) -> None:
         self._executor = executor
         self._lanes = _Lanes(executor.registry, batch)
         self._on_finished = on_finished
-        self._stopped = False
+        self._retry = retry
         self.tally = Tally()
 
-    async def side_by_side(self, workers: int) -> None:
-        """Work with so many workers until nothing is left; raise what stopped one of them."""
-        working = [asyncio.create_task(self._work()) for _ in range(workers)]
+    async def one(self) -> bool:
+        """Bring one request to its end; False when none is left."""
+        taken = self._lanes.take()
+        if taken is None:
+            return False
+        lane, asked = taken
         try:
-            _, running = await asyncio.wait(working, return_when=asyncio.FIRST_EXCEPTION)
-            if running:
-                self._stopped = True
-                await asyncio.wait(running, timeout=DRAIN_S)
+            finished = await self._dispatched(asked)
         finally:
-            for task in working:
-                task.cancel()
-            await asyncio.wait(working, timeout=CLEAN_UP_S)
-        failures = [error for task in working if task.done() and not task.cancelled() and (error := task.exception())]
-        if failures:
-            raise failures[0]
-
-    async def _work(self) -> None:
-        while not self._stopped and (taken := self._lanes.take()) is not None:
-            lane, asked = taken
-            try:
-                finished = await self._dispatched(asked)
-            finally:
-                self._lanes.leave(lane)
-            self.tally.add(finished)
-            if self._on_finished is not None:
-                self._on_finished(finished)
+            self._lanes.leave(lane)
+        self.tally.add(finished)
+        if self._on_finished is not None:
+            self._on_finished(finished)
+        return True
 
     async def _dispatched(self, asked: Asked) -> Finished:
         worker = self._executor.worker
         try:
-            return Finished(asked, await self._executor.dispatch(asked.request, Listener()), None, worker)
+            done = await self._executor.dispatch(asked.request, Listener())
+            return Finished(asked, await self._answering(done), None, worker)
         except (PromptRefused, RequestRefused, IdempotencyConflict) as refusal:
             return Finished(asked, None, refusal, worker)
+
+    async def _answering(self, done: Dispatched) -> Dispatched:
+        """Return what answers for a line: of a task that had failed before, its newest replay."""
+        had_ended = isinstance(done.story.state, Ended) and len(done.story.started) == done.attempts_before
+        if done.result.success or not had_ended:
+            return done
+        if self._retry is not None and done.story.state_name == "failed":
+            return (await self._executor.replayed(done.story.task_id, self._retry)).done
+        return await self._executor.standing(done.story.task_id) or done
 
 
 class _Lanes:

@@ -11,7 +11,7 @@ from ledger.errors import IdempotencyConflict, PromptRefused, RequestRefused
 from ledger.executor.intake import Dispatched
 from ledger.state import Held
 
-__all__ = ["Finished", "Tally", "task_record"]
+__all__ = ["Finished", "Tally", "count_of", "task_record"]
 
 TASK_KEYS: Final = (
     "task_id",
@@ -22,6 +22,8 @@ TASK_KEYS: Final = (
     "response",
     "error",
     "error_type",
+    "accepted",
+    "verdict",
     "tokens_input",
     "tokens_output",
     "latency_ms",
@@ -69,7 +71,8 @@ class Finished:
             refused = {"state": "refused", "success": False, "tier": request.tier, "response": ""}
             why = {"error": str(self.refusal), "error_type": "invalid_request"}
             return {**named, **nothing, **refused, **why, "latency_ms": 0, "attempts": 0, "cost_nano_usd": 0}
-        return {**named, **task_record(self.done)}
+        replay_of = self.done.story.task.submitted.replay_of
+        return {**named, **task_record(self.done), **({} if replay_of is None else {"replay_of": replay_of})}
 
 
 class Tally:
@@ -92,6 +95,10 @@ class Tally:
         """Count a task that this worker drove to its end, or to where it waits for a person."""
         self.lines[count_of(done)] += 1
         self._spend(costs_of(done, worker))
+
+    def count_again(self, done: Dispatched) -> None:
+        """Count a task for one more that it answers for; what it took has been counted."""
+        self.lines[count_of(done)] += 1
 
     def _spend(self, costs: list[int | None]) -> None:
         self.attempts += len(costs)

@@ -23,9 +23,10 @@ __all__ = ["batch"]
     metavar="R.jsonl",
     help="Write one object a line, in the file's order; written whole at the end, or not at all.",
 )
+@click.option("--retry-failed", is_flag=True, help="Replay the tasks that had failed, as new ones that name them.")
 @common
 @pass_common
-def batch(common: Common, file: str, concurrency: int | None, out: str | None) -> int:
+def batch(common: Common, file: str, concurrency: int | None, out: str | None, retry_failed: bool) -> int:  # noqa: FBT001 - click calls it so
     """Dispatch every line of FILE.jsonl (`-` reads standard input).
 
     A line is {"prompt", "tier", "key"?, "max_tokens"?, "retries"?, "timeout_s"?, "system"?, "labels"?}. Without a key
@@ -39,8 +40,9 @@ def batch(common: Common, file: str, concurrency: int | None, out: str | None) -
       succeeded, failed, held   the other lines, as they stand now
       attempts, cost_…          of this run only
 
-    A failed task stays failed under its key: it is reported again and not called again.
+    A failed task stays failed under its key: it is reported again and not called again, until --retry-failed or
+    `replay` runs it again as a new task. Then its newest replay answers for the line, also without the option.
     """  # noqa: D301 - to click the control character says that these lines stay as they are
     from ledger.cli.work.batch import run_file  # noqa: PLC0415 - loaded when the command runs
 
-    return run_file(common, file, concurrency, out)
+    return run_file(common, file, concurrency, out, retry_failed=retry_failed)

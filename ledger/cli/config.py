@@ -16,7 +16,8 @@ def config(common: Common) -> int:
     """Print every value that is in force, and where it comes from: a file's line, a variable, an option, built in.
 
     What is printed is a configuration itself: it may be kept as a dispatch.toml and changed. Keys and secrets are never
-    shown; of what the environment holds it says only whether it is set.
+    shown; of what the environment holds it says only whether it is set. Where caps are configured it says what stands
+    against each today, and what is left.
     """
     from ledger.cli.work.config import show_config  # noqa: PLC0415 - loaded when the command runs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from ledger.cli.options import Common, common, pass_common
@@ -40,11 +42,56 @@ def copy(common: Common, source: str, target: str) -> int:
     return copy_to(common, source, target)
 
 
-@db.command(short_help="Check that schema and guards stand as they were made.")
+@db.command(short_help="Make a verified copy of the ledger's file.")
+@click.argument("to", required=False, type=click.Path(path_type=Path))
+@common
+@pass_common
+def backup(common: Common, to: Path | None) -> int:
+    """Copy the ledger into the new file TO while others go on writing, then verify the copy.
+
+    Without TO it lies beside the ledger, named by its newest position. The copy is one file and needs no other; the
+    ledger's own file without its -wal is no copy. Exit code 1 on any finding.
+    """
+    from ledger.cli.work.backup import back_up_ledger  # noqa: PLC0415 - loaded when the command runs
+
+    return back_up_ledger(common, to)
+
+
+@db.command(short_help="Check that schema, guards and views stand as they were made.")
 @common
 @pass_common
 def check(common: Common) -> int:
-    """Check that the schema and its guards stand as they were made. Exit code 1 on any finding."""
+    """Check that schema, guards, views and indexes stand as they were made. Exit code 1 on any finding.
+
+    Whether the projections are what the events say is for `verify` to find; `db rebuild` makes them again.
+    """
     from ledger.cli.work.db import check_ledger  # noqa: PLC0415 - loaded when the command runs
 
     return check_ledger(common)
+
+
+@db.command(short_help="Make the projections again from the events.")
+@common
+@pass_common
+def rebuild(common: Common) -> int:
+    """Make all projections, views and indexes again from the events, in one transaction.
+
+    No worker may be at work meanwhile; others may read, and see the old rows until the new ones are complete. Whether
+    the projections are what the events say is for `verify` to find.
+    """
+    from ledger.cli.work.rebuild import rebuild_ledger  # noqa: PLC0415 - loaded when the command runs
+
+    return rebuild_ledger(common)
+
+
+@db.command(short_help="Write metadata for Datasette.")
+@common
+@pass_common
+def datasette(common: Common) -> int:
+    """Write metadata for Datasette: the questions of docs/sql.md as canned queries, and a dashboard with charts.
+
+    The ledger need not be there; its file's name is what Datasette calls it. Always JSON.
+    """
+    from ledger.cli.work.datasette import write_metadata  # noqa: PLC0415 - loaded when the command runs
+
+    return write_metadata(common)

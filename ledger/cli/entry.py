@@ -7,12 +7,22 @@ from collections.abc import Sequence
 import click
 
 from ledger.cli import output
+from ledger.cli.anchor import anchor
+from ledger.cli.backtest import backtest
 from ledger.cli.batch import batch
 from ledger.cli.config import config
 from ledger.cli.db import db
 from ledger.cli.demo import demo
+from ledger.cli.diff import diff
 from ledger.cli.doctor import doctor
 from ledger.cli.exits import DONE, INTERRUPTED
+from ledger.cli.export import export
+from ledger.cli.imports import import_
+from ledger.cli.prices import prices
+from ledger.cli.reconcile import reconcile
+from ledger.cli.redact import redact
+from ledger.cli.replay import replay
+from ledger.cli.report import report
 from ledger.cli.run import run
 from ledger.cli.show import show
 from ledger.cli.submit import submit
@@ -54,8 +64,27 @@ def dispatch_ledger() -> None:
     """
 
 
-DISPATCHING = (run, batch, submit, worker, resume, cancel)
-LOOKING = (tasks, show, tail, validate, verify, config, doctor, db, demo)
+DISPATCHING = (run, batch, submit, worker, resume, cancel, replay)
+LOOKING = (
+    diff,
+    backtest,
+    tasks,
+    show,
+    tail,
+    report,
+    prices,
+    reconcile,
+    validate,
+    verify,
+    anchor,
+    redact,
+    export,
+    import_,
+    config,
+    doctor,
+    db,
+    demo,
+)
 for command in (*DISPATCHING, *LOOKING):
     dispatch_ledger.add_command(command)
 

@@ -15,10 +15,10 @@ from typing import IO, Any, Final, Literal, TextIO
 import click
 
 from ledger.cli.exits import FOUND
+from ledger.concealment import conceal
 
 __all__ = [
     "NANO",
-    "NO_PRICES",
     "Column",
     "Unwritable",
     "answer",
@@ -27,6 +27,7 @@ __all__ = [
     "is_terminal",
     "money",
     "note",
+    "nowhere",
     "prepare",
     "shortened",
     "table",
@@ -37,7 +38,6 @@ __all__ = [
 
 # All of C0 but tab and newline, DEL, C1, the marks that turn a line's direction round, and lone surrogates.
 UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-NO_PRICES: Final = "no prices yet"
 NANO: Final = 1_000_000_000
 NARROW: Final = 60
 """Columns of a terminal below which there is no room for an indent."""
@@ -96,15 +96,19 @@ def write(text: str, stream: TextIO | None = None) -> bool:
         stream.write(text)
         stream.flush()
     except OSError as error:
-        # What is still held back must not be tried again when the process ends.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        nowhere(stream)
         if isinstance(error, BrokenPipeError) or stream is sys.stderr:
             return False
         advice = "what was recorded stays, and `dispatch-ledger tasks` and `show` tell it"
         raise Unwritable("standard output", error, advice) from error
     return True
+
+
+def nowhere(stream: TextIO) -> None:
+    """Give a stream up: what is still held back must not be tried again when the process ends."""
+    opened = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(opened, stream.fileno())
+    os.close(opened)
 
 
 def answer(text: str) -> None:
@@ -114,8 +118,8 @@ def answer(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Write a line beside the result, on standard error."""
-    write(f"{visible(text)}\n", sys.stderr)
+    """Write a line beside the result, on standard error, without secrets."""
+    write(f"{visible(conceal(text))}\n", sys.stderr)
 
 
 def complain(text: str) -> None:
@@ -204,7 +208,7 @@ def money(known_nano_usd: int, unknown_attempts: int) -> str:
     if not unknown_attempts:
         return f"cost {known}" if known_nano_usd else "cost 0"
     calls = "1 attempt" if unknown_attempts == 1 else f"{unknown_attempts:,} attempts"
-    return f"cost unknown for {calls} ({NO_PRICES})" + (f", {known} known" if known_nano_usd else "")
+    return f"cost unknown for {calls}" + (f", {known} known" if known_nano_usd else "")
 
 
 def shortened(text: str, most: int) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from ledger.config.lines import Lines
-from ledger.config.refusals import CapWritten, Circle, Wrong, WrongName, nearest
+from ledger.config.refusals import Circle, Wrong, WrongName, nearest
 from ledger.errors import ConfigurationError
 
 __all__ = ["Report", "name_of"]
@@ -84,8 +84,6 @@ class Report:
         match detail.get("ctx", {}).get("error"):
             case Circle(chain=chain):
                 return self._circle(chain)
-            case CapWritten() as written:
-                return path, f"{name_of(path)}: {written}"
             case WrongName() as wrong:
                 return path, f"{name_of(path)} is not known, expected {wrong.expected}{_did_you_mean(wrong.near)}"
             case Wrong() as wrong:
@@ -93,6 +91,10 @@ class Report:
                 seen = shape(detail["input"])
                 return path, f"{name_of(path)} is {seen}, expected {wrong.expected}{_did_you_mean(near)}"
         match detail["type"]:
+            case "value_error" if detail["loc"][-1] == "[key]":
+                return path, f"{name_of(path)} is not known, {detail['ctx']['error']}"
+            case "value_error" if str(detail["ctx"]["error"]).startswith("expected "):
+                expected = str(detail["ctx"]["error"]).removeprefix("expected ")
             case "extra_forbidden":
                 return path, self._unknown(path)
             case "model_type" | "dict_type":

@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ledger.config import values
+from ledger.config.budget import BudgetTable
 from ledger.config.lines import Lines
 from ledger.config.mistakes import Report
-from ledger.config.tables import BreakersTable, BudgetTable, ProvidersTable, RetryTable, Table, TiersTable
+from ledger.config.tables import (
+    BreakersTable,
+    EscalationTable,
+    ProvidersTable,
+    RedactTable,
+    RetryTable,
+    Table,
+    TelemetryTable,
+    TiersTable,
+)
+from ledger.prices.tables import PricesTable
 
 __all__ = ["Config"]
 
@@ -26,7 +37,11 @@ class Config(Table):
     tiers: TiersTable = TiersTable()
     providers: ProvidersTable = ProvidersTable()
     breakers: BreakersTable = BreakersTable()
+    escalation: EscalationTable = EscalationTable()
     budget: BudgetTable = BudgetTable()
+    prices: PricesTable = Field(default_factory=dict)
+    redact: RedactTable = RedactTable()
+    telemetry: TelemetryTable = TelemetryTable()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], source: str = "<python>", lines: Lines | None = None) -> Self:

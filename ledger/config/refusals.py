@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from itertools import takewhile
 from typing import Final
 
-__all__ = ["CapWritten", "Circle", "Wrong", "WrongName", "nearest"]
+__all__ = ["Circle", "Wrong", "WrongName", "nearest"]
 
 NAME_MAX: Final = 256
 
@@ -28,10 +28,6 @@ class Wrong(ValueError):
 
 class WrongName(Wrong):
     """A key or a table whose name is not what was expected."""
-
-
-class CapWritten(ValueError):
-    """A budget cap, which this version would not enforce."""
 
 
 class Circle(ValueError):

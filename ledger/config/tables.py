@@ -18,15 +18,17 @@ from ledger.policy import Tier
 __all__ = [
     "AnthropicTable",
     "BreakersTable",
-    "BudgetTable",
+    "EscalationTable",
     "ForeignTable",
     "GeminiTable",
     "ProviderTable",
     "ProvidersTable",
+    "RedactTable",
     "RetryTable",
     "SimulatedModelTable",
     "SimulatedTable",
     "Table",
+    "TelemetryTable",
     "TierTable",
     "TiersTable",
     "circle",
@@ -38,9 +40,9 @@ Wait = Annotated[Decimal, values.number("0", "604800", "seconds from {} to {} (7
 Timeout = Annotated[Decimal, values.number("0.001", "86400", "seconds from {} to {} (24 hours)"), values.AS_NUMBER]
 Factor = Annotated[Decimal, values.number("1", "100"), values.AS_NUMBER]
 Share = Annotated[Decimal, values.number("0", "1"), values.AS_NUMBER]
-Cap = Annotated[Decimal | None, values.cap]
 Concurrency = Annotated[int, values.whole(1, 1000)]
 Fallback = Annotated[Tier | None, values.fallback(TIERS)]
+Rungs = Annotated[tuple[Annotated[Tier, values.choice(*TIERS)], ...], values.once]
 
 
 class Table(BaseModel):
@@ -208,21 +210,21 @@ class BreakersTable(Table):
     open_max_s: Wait = Decimal("60.0")
 
 
-class TierCapsTable(Table):
-    """``[budget.per_tier]``."""
+class EscalationTable(Table):
+    """``[escalation]``: where an answer goes whose verdict asks for a higher tier."""
 
-    flash: Cap = None
-    pro: Cap = None
-    haiku: Cap = None
-    sonnet: Cap = None
-    opus: Cap = None
+    ladder: Rungs = ("flash", "haiku", "sonnet", "opus")
+    """Upwards. A tier that is no rung goes to those abler than it: pro, which stands beside haiku, to sonnet."""
 
 
-class BudgetTable(Table):
-    """``[budget]``: no cap unless written, and none can be written until budgets are kept."""
+class TelemetryTable(Table):
+    """``[telemetry]``: who else is told."""
 
-    max_usd_per_task: Cap = None
-    max_usd_per_day: Cap = None
-    per_label: dict[Annotated[str, values.label], Cap] = {}
-    per_tier: TierCapsTable = TierCapsTable()
-    unpriced: Annotated[Literal["refuse", "allow"], values.choice("refuse", "allow")] = "refuse"
+    opentelemetry: bool = False
+
+
+class RedactTable(Table):
+    """``[redact]``: what else is a secret and must not be written down."""
+
+    patterns: Annotated[tuple[Annotated[str, values.pattern], ...], values.few_patterns] = ()
+    """Regular expressions of bounded length, for providers' messages and the like; prompts and answers stay exact."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator
 
-from ledger.config.refusals import CapWritten, Wrong, WrongName, nearest
+from ledger.concealment import pattern_fault
+from ledger.config.refusals import Wrong, WrongName, nearest
 from ledger.policy import ERROR_TYPES
 
 __all__ = [
@@ -20,11 +21,14 @@ __all__ = [
     "choice",
     "error_type",
     "fallback",
+    "few_patterns",
     "label",
     "latency",
     "ledger_name",
     "number",
+    "once",
     "outcome",
+    "pattern",
     "provider",
     "provider_table",
     "text",
@@ -37,8 +41,10 @@ FACTORY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.AS
 ENGINE: Final = re.compile(r"(sqlite|postgresql)(\+[a-z0-9]+)?://")
 PASSWORD: Final = re.compile(r"://[^/@]*:[^/@]+@|[?&]password=", re.IGNORECASE)
 USD_MAX: Final = 1_000_000_000
+USD_DECIMALS: Final = 9
 LATENCY_MS_MAX: Final = 3_600_000
 TEXT_MAX: Final = 1024
+PATTERNS_MAX: Final = 32
 
 # A number is kept as the decimal that was written, so that 0.2 is exactly 200,000 ppm; as JSON it is a number again.
 AS_NUMBER: Final = PlainSerializer(
@@ -171,6 +177,8 @@ def _named(check: Callable[[Any], str]) -> PlainValidator:
 
 def _label(value: Any) -> str:
     name, sign, wanted = value.partition("=") if isinstance(value, str) else ("", "", "")
+    if name == "subject":
+        raise Wrong("another label than subject, which can be erased and so is not counted by")
     if name and sign and wanted:
         return str(value)
     raise Wrong('a label, as in "team=a"')
@@ -180,11 +188,11 @@ def _error_type(value: Any) -> str:
     return _known(value, ERROR_TYPES, "an error type, as rate_limited or timeout")
 
 
-def _cap(value: Any) -> None:
+def _cap(value: Any) -> Decimal:
     exact = _decimal(value)
-    if exact is None or not 0 <= exact <= USD_MAX:
-        raise Wrong(f"a number of USD from 0 to {USD_MAX:_}")
-    raise CapWritten("this version does not keep budgets yet, so nothing would enforce this cap; remove it")
+    if exact is None or not 0 <= exact <= USD_MAX or exact != round(exact, USD_DECIMALS):
+        raise Wrong(f"a number of USD from 0 to {USD_MAX:_} with at most {USD_DECIMALS} decimals")
+    return exact
 
 
 def _latency(value: Any) -> tuple[int, int]:
@@ -202,6 +210,25 @@ def _chances(value: dict[str, Decimal]) -> dict[str, Decimal]:
     return value
 
 
+def _pattern(value: Any) -> str:
+    fault = pattern_fault(value) if isinstance(value, str) else "a regular expression, as text"
+    if fault is not None:
+        raise Wrong(fault)
+    return str(value)
+
+
+def _few_patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > PATTERNS_MAX:
+        raise Wrong(f"at most {PATTERNS_MAX} patterns")
+    return value
+
+
+def _once(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) != len(value):
+        raise Wrong("each of them once")
+    return value
+
+
 def _outcome(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
@@ -213,7 +240,10 @@ chances = AfterValidator(_chances)
 label = _named(_label)
 # Not a plain validator, which would have JSON's list of two be a tuple again, and warn.
 latency = BeforeValidator(_latency)
+once = AfterValidator(_once)
 outcome = PlainValidator(_outcome)
+pattern = PlainValidator(_pattern)
+few_patterns = AfterValidator(_few_patterns)
 provider = PlainValidator(_provider)
 provider_table = _named(_provider)
 error_type = _named(_error_type)

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
 
-from clients.base import ExecutionResult, ModelClient, OnText
-from clients.judging import failed_verdict
-from ledger.composition import build_client
-from ledger.config import Config, load_config, resolve_ledger
-from ledger.errors import ClientError, LedgerBusy, TaskNotFound, UsageError
-from ledger.executor import dispatching
-from ledger.executor.bench import Bench, Benches
-from ledger.executor.checks import checked, checked_listeners
+from clients.base import ExecutionResult, OnText
+from ledger.config import Config
+from ledger.errors import LedgerBusy, TaskNotFound
+from ledger.executor import dispatching, replaying
+from ledger.executor.checks import checked
 from ledger.executor.crew import Crew
-from ledger.executor.intake import Dispatched, Intake
+from ledger.executor.intake import Dispatched
+from ledger.executor.judging import Judging
 from ledger.executor.listening import Listener
-from ledger.executor.pool import Pool
-from ledger.executor.requests import Judged, Request, asked_of, judging
-from ledger.executor.results import result_of, tell, verdict_of
-from ledger.executor.transact import Desk
-from ledger.handle import Ledger
-from ledger.ports import Ports
-from ledger.registry import ModelRegistry, ModelTier
+from ledger.executor.replay_plans import Replay, how_to_replay
+from ledger.executor.replaying import Replayed
+from ledger.executor.requests import asked_of
+from ledger.executor.results import result_of, tell
+from ledger.registry import ModelTier
 
 __all__ = ["Executor"]
 
 
-class Executor:
+class Executor(Judging):
     """Runs tasks: every attempt, retry and fallback is in the ledger before it is acted on.
 
     ``Executor()`` alone works: the default ledger and configuration, opened at first use.
@@ -41,33 +34,8 @@ class Executor:
         config: a ``Config``, or the path of a ``dispatch.toml``; None looks where the command line looks.
         ports: clock, sleep, ids and jitter; the real ones by default.
         build: makes a client from provider, model and settings.
+        telemetry: tells OpenTelemetry of tasks that end here; None is what ``[telemetry]`` says.
     """
-
-    def __init__(
-        self,
-        ledger: Ledger | None = None,
-        config: Config | str | os.PathLike[str] | None = None,
-        *,
-        ports: Ports | None = None,
-        build: Callable[[str, str, Mapping[str, Any]], ModelClient] = build_client,
-    ) -> None:
-        self.config = config if isinstance(config, Config) else load_config(config)
-        self.registry = ModelRegistry(self.config)
-        self._ports = ports or Ports()
-        self._owns_ledger = ledger is None
-        self.ledger = ledger or Ledger.open(resolve_ledger(None, self.config), ports=self._ports)
-        self._pool = Pool(self.registry, build)
-        self._intake = Intake(self.config, self.registry)
-        self._named(f"worker:{self._ports.new_id()}")
-
-    def _named(self, worker: str) -> None:
-        self._worker = worker
-        self._benches = Benches(self.ledger, self._ports, self._pool, self.registry, worker)
-
-    @property
-    def worker(self) -> str:
-        """The name under which this executor submits and attempts; no other process has it."""
-        return self._worker
 
     async def execute(
         self,
@@ -130,26 +98,6 @@ class Executor:
         )
         return await dispatching.enqueued(await self._person(), self._intake, checked(asked))
 
-    async def validate_output(self, task: str, output: str) -> dict[str, Any]:
-        """Judge an output; return exactly ``pass``, ``issues``, ``confidence`` and ``escalate``.
-
-        Any trouble gives ``{"pass": False, "issues": [why], "confidence": 0, "escalate": True}``.
-
-        Raises:
-            LedgerError: the ledger cannot be used.
-        """
-        try:
-            verdict, _ = await self.judge(task, Judged(output))
-        except (UsageError, ClientError) as error:
-            return failed_verdict(str(error))
-        return verdict
-
-    async def judge(self, task: str, judged: Judged) -> tuple[dict[str, Any], Dispatched]:
-        """Judge an output as a task of its own; return the verdict with that task."""
-        done = await self.dispatch(judging(task, judged), Listener())
-        verdict = await verdict_of(await self.ledger.store(), done.story, done.stream)
-        return verdict or failed_verdict(done.result.error or "the judge gave no verdict"), done
-
     async def result(self, task_id: str) -> ExecutionResult:
         """Return a task's result as the ledger knows it; of a task that has not ended, what is known so far.
 
@@ -209,41 +157,33 @@ class Executor:
         crew = Crew(bench.desk, bench.others, drive, bench.rested, most=most, ownerless=ownerless, on_away=on_away)
         await crew.work(drain=drain, stop=stop, on_finished=on_finished)
 
-    async def dispatch(self, request: Request, listener: Listener) -> Dispatched:
-        """Bring a request to its end: as a new task, or as the one that its key names."""
-        checked(request)
-        checked_listeners(listener.on_text, listener.on_restart)
-        return await dispatching.dispatched(await self._bench(), self._intake, request, listener)
-
     async def finish(self, task_id: str) -> Dispatched:
         """Bring a task to its end; one that waits for a person is let go."""
         return await dispatching.finished(await self._person(), await self._bench(), task_id)
 
-    async def _person(self) -> Desk:
-        """Return the desk of those who take no task: nobody needs to know whether they live."""
-        return Desk(await self.ledger.store(), self._ports, "person")
+    async def replay(
+        self, task_id: str, *, tier: ModelTier | str | None = None, policy: Config | None = None, again: bool = False
+    ) -> ExecutionResult:
+        """Run a task again as a new one that names it; return what its newest replay came to.
 
-    async def _bench(self) -> Bench:
-        self._pool.refuse_closed()
-        return await self._benches.here()
+        Args:
+            task_id: the task; nothing is written to it.
+            tier: begin with this tier, by today's route; None is the old one's.
+            policy: whose route, policy and limits to pin; None is what the old one was pinned to.
+            again: also where the newest replay has succeeded; else that one is the answer.
 
-    async def aclose(self) -> None:
-        """End and record the calls in flight, close the clients, and the ledger if the executor opened it."""
-        try:
-            await self._pool.aclose()
-            await self._benches.leave()
-        finally:
-            if self._owns_ledger:
-                await self.ledger.aclose()
+        Raises:
+            TaskNotFound: there is no such task.
+            RequestRefused: it has not ended, or was redacted; nothing was written.
+            LedgerError: the ledger cannot be used.
+        """
+        how = how_to_replay(self.registry, tier, policy, again=again)
+        return (await self.replayed(task_id, how)).done.result
 
-    async def __aenter__(self) -> Self:
-        await self.ledger.store()
-        if self._pool.closed:  # who took this worker for gone must not meet it again under its name
-            self._named(f"worker:{self._ports.new_id()}")
-            self._pool.closed = False
-        return self
+    async def replayed(self, task_id: str, how: Replay) -> Replayed:
+        """Replay a task, or bring the replay to its end that there is already."""
+        return await replaying.replayed(await self._bench(), task_id, how)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
+    async def standing(self, task_id: str) -> Dispatched | None:
+        """Bring a task's newest replay to its end; None where it was never replayed."""
+        return await replaying.standing(await self._bench(), task_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -19,16 +19,18 @@ from ledger.executor import outcomes
 from ledger.executor.bench import Bench
 from ledger.executor.calling import GRACE_S, apart, outlast, read_call
 from ledger.executor.listening import Listener
-from ledger.executor.readiness import Sent, readied
+from ledger.executor.outcomes import Terms
+from ledger.executor.readiness import readied
 from ledger.executor.recording import ended, record
 from ledger.executor.requests import Draft
+from ledger.executor.sending import Sent, output_limit, sent_next
 from ledger.executor.starting import Braked, Stopped, refuse_braked, shared_limits, started_event
 from ledger.executor.transact import state_of
 from ledger.policy import PPM
 from ledger.state import INITIAL, Ready, State, Task, Waiting
-from ledger.store.protocol import LimitReached
+from ledger.store.protocol import CapReached, LimitReached
 
-__all__ = ["Attempt", "Sent"]
+__all__ = ["Attempt"]
 
 PLACE_S: Final = 0.1
 """About how often a place among a provider's calls, all of which other processes have, is asked for again."""
@@ -66,6 +68,8 @@ class Attempt:
                 return await self._make(draft.task_id, 0, submitted, state, draft.payloads, key)
             except (Braked, LimitReached):
                 pass  # it waits for its turn as a task of the ledger
+            except CapReached as reached:
+                submitted += decide(state, c.Budget(self._saw(state.task, reached)))
         else:
             await readied(self.bench.pool, self.sent, state.task, new=True)
         append = desk.sealed(draft.task_id, 0, submitted, fence=0, payloads=draft.payloads, key=key)
@@ -78,6 +82,7 @@ class Attempt:
             Stopped: nothing new is to begin.
             VersionConflict: somebody else was first; nothing was called.
             LimitReached: somebody else makes the trial.
+            CapReached: it does not fit under a cap.
         """
         return await self._make(task_id, len(stream), (), state_of(stream), trial=trial)
 
@@ -96,15 +101,17 @@ class Attempt:
         if not isinstance(state, Ready | Waiting):
             raise TypeError(f"no attempt can follow {type(state).__name__}")
         task, desk, pool = state.task, self.bench.desk, self.bench.pool
+        sent = await sent_next(desk.store, self.sent, self.texts, task_id, task)
         async with pool.flight(task.at.provider) as slot, self.bench.gate.passed(alone=task.orphans > 0):
             self._refuse_late()
-            ready = await readied(pool, self.sent, task, new=version == 0)
+            ready = await readied(pool, sent, task, new=version == 0)
             await refuse_braked(self.bench, task, trial=trial)
             sealed = partial(desk.sealed, task_id, version, key=key)
+            book = await self.bench.books.of(task.at.provider)
             if isinstance(ready, ExecutionResult):
-                started = started_event(self.bench, task, None)
+                started = started_event(self.bench, task, None, sent, book)
                 begun = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
-                done = ended(desk.ports, started, ready, task)
+                done = ended(desk.ports, started, ready, task, Terms(book, desk.ports.now_ms()), pool.hide)
                 after = c.Record(done.outcome, started.fence, desk.seen(task.submitted.policy))
                 events = (*begun, *decide(fold(begun[len(before) :], state), after))
                 append = sealed(events, fence=started.fence, payloads=(*payloads, *done.payloads))
@@ -115,17 +122,21 @@ class Attempt:
 
             def drawn() -> Drawn:
                 self._refuse_late()
-                started = started_event(self.bench, task, prefix)
+                started = started_event(self.bench, task, prefix, sent, book)
                 events = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
                 limits = shared_limits(pool, task, trial=trial)
-                return sealed(events, fence=started.fence, payloads=payloads, limits=limits), started
+                caps = self.bench.budgets.caps(task.submitted, task.at.tier)
+                return sealed(events, fence=started.fence, payloads=payloads, limits=limits, caps=caps), started
 
             stream, started = await self._begin(drawn, task, trial=trial, wait=version > 0)
             pool.flying.add(task_id)
             try:
-                return await self._call(client, stream, started, task, slot.release)
+                return await self._call(client, sent, stream, started, task, slot.release)
             finally:
                 pool.flying.discard(task_id)
+
+    def _saw(self, task: Task, reached: CapReached) -> c.Seen:
+        return replace(self.bench.desk.seen(task.submitted.policy), budgets=reached.budgets)
 
     def _refuse_late(self) -> None:
         """Let nothing begin that had to wait for its turn too long.
@@ -189,6 +200,7 @@ class Attempt:
     async def _call(
         self,
         client: ModelClient,
+        sent: Sent,
         stream: Stream,
         started: e.AttemptStarted,
         task: Task,
@@ -196,15 +208,16 @@ class Attempt:
     ) -> Stream:
         """Call the provider, at most until the deadline and a grace, and record what came of it, whatever it is."""
         timeout_s, pool = task.at.timeout_ms / 1000, self.bench.pool
-        options: dict[str, Any] = {"system": self.sent.system, "timeout_s": timeout_s}
-        if self.listener.on_text is not None:
-            options["on_text"] = partial(self.listener.hear, started.attempt)
-        if self.sent.schema is not None:
-            options["schema"] = self.sent.schema
-        self.listener.begin(started.attempt)
+        options: dict[str, Any] = {"system": sent.system, "timeout_s": timeout_s}
+        if started.purpose == "generate":  # a judge's words are not for the caller's ears
+            self.listener.begin(started.attempt)
+            if self.listener.on_text is not None:
+                options["on_text"] = partial(self.listener.hear, started.attempt)
+        if sent.schema is not None:
+            options["schema"] = sent.schema
         self.bench.desk.ports.passing("before call")
         ran = await apart(
-            lambda: client.execute(self.sent.prompt, task.submitted.max_tokens, **options),
+            lambda: client.execute(sent.prompt, output_limit(task), **options),
             timeout_s + GRACE_S,
             pool.call,
         )
@@ -225,7 +238,8 @@ class Attempt:
         return recorded
 
     async def _record(self, stream: Stream, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> Stream:
-        done = ended(self.bench.desk.ports, started, result, task)
+        terms = self.bench.books.terms(stream, started)
+        done = ended(self.bench.desk.ports, started, result, task, terms, self.bench.pool.hide)
         recorded = await record(self.bench, stream, started, done, task)
         self.bench.doors[started.provider].knock()
         self.texts.update((payload.slot, payload.content) for payload in done.payloads)

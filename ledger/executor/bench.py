@@ -6,9 +6,11 @@ import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from ledger.executor.books import Books
 from ledger.executor.brakes import Brakes
+from ledger.executor.budgets import Budgets
 from ledger.executor.gate import Door, Gate
 from ledger.executor.pool import Pool
 from ledger.executor.presence import Heartbeat, HostLock, Others
@@ -18,12 +20,23 @@ from ledger.executor.transact import Desk
 from ledger.handle import Ledger
 from ledger.ports import Ports
 from ledger.registry import ModelRegistry
+from ledger.telemetry import Telemetry
 
-__all__ = ["Bench", "Benches"]
+__all__ = ["Bench", "Benches", "MadeOf"]
 
 SET_UP_S: Final = 20.0
 SWEEP_S: Final = 2.0
 """How often those who wait for a place look whether the ones who have it still live."""
+
+
+class MadeOf(NamedTuple):
+    """What an executor gives to the bench of each of its event loops."""
+
+    ledger: Ledger
+    ports: Ports
+    pool: Pool
+    registry: ModelRegistry
+    telemetry: Telemetry | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +47,14 @@ class Bench:
     pool: Pool
     others: Others
     brakes: Brakes
+    books: Books
     heartbeat: Heartbeat
     folder: Path | None
     """Where answers are kept that the ledger would not take."""
     rested: list[str]
     """Tasks that ended, or wait for a person, since an attempt was given up here that a dead worker had in flight."""
+    budgets: Budgets = field(default_factory=Budgets)
+    telemetry: Telemetry | None = None
     gate: Gate = field(default_factory=Gate)
     doors: defaultdict[str, Door] = field(default_factory=lambda: defaultdict(Door))
     """By provider: who asks the ledger for a place among its calls."""
@@ -61,12 +77,13 @@ class Bench:
             self.rested.extend(await settle_the_dead(self.desk, self.others))
 
     @classmethod
-    async def set_up(cls, ledger: Ledger, ports: Ports, pool: Pool, registry: ModelRegistry, lock: HostLock) -> Bench:
+    async def set_up(cls, made_of: MadeOf, lock: HostLock) -> Bench:
         """Open the ledger, say that this worker lives, record what was spilled and what dead workers had in flight.
 
         Raises:
             LedgerError: the ledger cannot be used.
         """
+        ledger, ports, pool, registry, telemetry = made_of
         store, (locks, folder) = await ledger.store(), await ledger.nearby()
         desk = Desk(store, ports, lock.worker)
         others = Others(lock.worker, store, locks, ports)
@@ -80,14 +97,16 @@ class Bench:
         except BaseException:
             await heartbeat.stop()
             raise
-        return cls(desk, pool, others, Brakes(desk, registry.breakers()), heartbeat, folder, rested)
+        brakes, books = Brakes(desk, registry.breakers()), Books(desk, registry.config.prices)
+        budgets = Budgets(registry.config.budget)
+        return cls(desk, pool, others, brakes, books, heartbeat, folder, rested, budgets, telemetry)
 
 
 class Benches:
     """The benches of one executor, one in each event loop that it is used in, set up at the first use there."""
 
-    def __init__(self, ledger: Ledger, ports: Ports, pool: Pool, registry: ModelRegistry, worker: str) -> None:
-        self._made_of = (ledger, ports, pool, registry)
+    def __init__(self, made_of: MadeOf, worker: str) -> None:
+        self._made_of = made_of
         self._lock = HostLock(worker)
         self._here: dict[asyncio.AbstractEventLoop, asyncio.Task[Bench]] = {}
 
@@ -101,7 +120,7 @@ class Benches:
         setting_up = self._here.get(loop)
         if setting_up is None or _failed(setting_up):
             self._here = {other: task for other, task in self._here.items() if not other.is_closed()}
-            setting_up = self._here[loop] = asyncio.create_task(Bench.set_up(*self._made_of, self._lock))
+            setting_up = self._here[loop] = asyncio.create_task(Bench.set_up(self._made_of, self._lock))
         return setting_up.result() if setting_up.done() else await asyncio.shield(setting_up)
 
     async def leave(self) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ledger.concealment import conceal
 from ledger.errors import RequestRefused
 from ledger.executor.requests import Request
 
-__all__ = ["checked", "checked_listeners"]
+__all__ = ["checked", "checked_listeners", "short_text"]
 
 MIB = 1024 * 1024
 TEXT_MIB_MAX = 32
@@ -37,7 +38,8 @@ def checked(request: Request) -> Request:
     if request.timeout_s is not None:
         _seconds("timeout_s", request.timeout_s)
     if request.key is not None:
-        _short("idempotency_key", request.key, KEY_CHARACTERS_MAX)
+        short_text("idempotency_key", request.key, KEY_CHARACTERS_MAX)
+        _no_secret("idempotency_key", request.key)
     _labels(request.labels)
     return request
 
@@ -100,7 +102,12 @@ def _shown(value: int) -> str:
     return str(value) if abs(value) < 10**18 else f"a number of {value.bit_length()} bits"
 
 
-def _short(field: str, value: Any, most: int) -> None:
+def short_text(field: str, value: Any, most: int) -> None:
+    """Refuse what is no text of 1 to ``most`` characters.
+
+    Raises:
+        RequestRefused: it is not.
+    """
     if not isinstance(value, str):
         raise RequestRefused(f"{field} is {type(value).__name__}, expected text", field=field)
     _encoded(field, value)
@@ -114,5 +121,16 @@ def _labels(labels: Any) -> None:
     if len(labels) > LABELS_MAX:
         raise RequestRefused(f"labels has {len(labels)} entries, at most {LABELS_MAX} are kept", field="labels")
     for name, value in labels.items():
-        _short("labels: a name", name, LABEL_CHARACTERS_MAX)
-        _short(f"labels[{name!r}]", value, LABEL_CHARACTERS_MAX)
+        short_text("labels: a name", name, LABEL_CHARACTERS_MAX)
+        short_text(f"labels[{name!r}]", value, LABEL_CHARACTERS_MAX)
+        _no_secret("labels", f"{name}\n{value}")
+
+
+def _no_secret(field: str, value: str) -> None:
+    """Refuse a secret where it could never be erased again; it is not repeated."""
+    if conceal(value) != value:
+        raise RequestRefused(
+            f"{field} holds what looks like a key, a token or a password, and could never be erased from the ledger; "
+            "use a pseudonym",
+            field=field,
+        )

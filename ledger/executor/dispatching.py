@@ -8,17 +8,18 @@ from ledger import commands as c
 from ledger.dispatch import decide
 from ledger.envelope import Stream
 from ledger.errors import CommandRefused, TaskNotFound
-from ledger.executor.attempt import Attempt, Sent
+from ledger.executor.attempt import Attempt
 from ledger.executor.bench import Bench
 from ledger.executor.driver import Driver
 from ledger.executor.intake import Dispatched, Intake
 from ledger.executor.listening import Listener
 from ledger.executor.requests import Request, draft, key_digest
 from ledger.executor.results import result_of, tell
+from ledger.executor.sending import Sent, sent_anew
 from ledger.executor.starting import Stopped
 from ledger.executor.transact import Desk, state_of
 from ledger.state import INITIAL, Absent, Ended, Held
-from ledger.store.protocol import KeyTaken, Store
+from ledger.store.protocol import KeyTaken
 
 __all__ = ["cancelled", "dispatched", "driven", "enqueued", "finished"]
 
@@ -47,10 +48,12 @@ async def dispatched(bench: Bench, intake: Intake, request: Request, listener: L
         met = await intake.met(store, request, task_id, stream)
         before, succeeded_before = len(met.started), met.answering is not None
     driven = await Driver(bench, attempt).drive(task_id, stream)
-    if listener.fault is not None:
-        raise listener.fault
     story = met if driven is stream else tell(task_id, driven) or met
     result = await result_of(store, story, attempt.texts)
+    if story.judgements and story.answering is not None:
+        listener.settle(story.answering, result.response)
+    if listener.fault is not None:
+        raise listener.fault
     return Dispatched(story, driven, result, before, succeeded_before)
 
 
@@ -85,7 +88,9 @@ async def driven(bench: Bench, task_id: str, *, patient: bool, stop: asyncio.Eve
     met = tell(task_id, stream)
     if met is None:
         raise TaskNotFound(f"the ledger holds no task {task_id}")
-    attempt = Attempt(bench, await _sent(store, task_id, judging=not met.task.submitted.route), Listener(), stop=stop)
+    attempt = Attempt(
+        bench, await sent_anew(store, task_id, judging=not met.task.submitted.route), Listener(), stop=stop
+    )
     try:
         stream = await Driver(bench, attempt).drive(task_id, stream, patient=patient)
     except Stopped:
@@ -138,13 +143,3 @@ async def cancelled(desk: Desk, task_id: str) -> str:
     if story is None:
         raise CommandRefused("unknown_task", f"task {task_id} went away")
     return story.state_name
-
-
-async def _sent(store: Store, task_id: str, *, judging: bool) -> Sent:
-    """Put together again what is sent, from the texts that the task was submitted with; nothing if they are erased."""
-    texts = {payload.slot: payload.content.decode() for payload in await store.payloads(task_id)}
-    if "prompt" not in texts:
-        return Sent("")
-    if judging:
-        return Sent.to_judge(texts["prompt"], texts.get("output", ""))
-    return Sent(texts["prompt"], texts.get("system"))

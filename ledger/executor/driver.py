@@ -9,15 +9,18 @@ from ledger import commands as c
 from ledger.breakers import HalfOpen, Open
 from ledger.envelope import Stream
 from ledger.errors import CommandRefused, LedgerCorrupt, TaskNotFound, VersionConflict
+from ledger.events import RetryScheduled
 from ledger.executor.attempt import Attempt
 from ledger.executor.bench import Bench
+from ledger.executor.budgets import LOOK_S
 from ledger.executor.calling import LEASE_GRACE_MS
 from ledger.executor.presence import Sign
 from ledger.executor.recovery import orphan
 from ledger.executor.starting import Braked
 from ledger.executor.transact import state_of
+from ledger.obstacles import BUDGET
 from ledger.state import CLOCK_SET_BACK_MS, Absent, Ended, Held, Ready, Running, Undecided, Waiting
-from ledger.store.protocol import LimitReached
+from ledger.store.protocol import CapReached, LimitReached
 
 __all__ = ["Driver"]
 
@@ -46,6 +49,8 @@ class Driver:
             state = state_of(stream)
             match state:
                 case Ended() | Held():
+                    if self.bench.telemetry is not None:
+                        self.bench.telemetry.tell(stream, desk.worker)
                     return stream
                 case Absent():
                     raise TaskNotFound(f"the ledger holds no task {task_id}")
@@ -60,8 +65,11 @@ class Driver:
                 case Ready() | Waiting():
                     wait_s = await self._wait_s(stream, state)
                     if not wait_s:
-                        stream = await self._acted(task_id, stream, state)
-                        continue
+                        acted = await self._acted(task_id, stream, state)
+                        if acted is not None:
+                            stream = acted
+                            continue
+                        wait_s = LOOK_S
                 case _:
                     assert_never(state)
             if not patient:
@@ -90,8 +98,8 @@ class Driver:
         overdue_ms = await self.bench.desk.store.now_ms() - max(stream[-1].recorded_at_ms, due_ms)
         return overdue_ms < LEFT_MS and await self.bench.others.sign(state.task.owner or "") is Sign.LIVES
 
-    async def _acted(self, task_id: str, stream: Stream, state: Ready | Waiting) -> Stream:
-        """Make the next attempt, unless an open breaker keeps a task off a step that it has not tried yet."""
+    async def _acted(self, task_id: str, stream: Stream, state: Ready | Waiting) -> Stream | None:
+        """Make the next attempt, unless a breaker or a cap keeps the task off it; None where it can but wait on."""
         desk, task = self.bench.desk, state.task
         standing = None if task.made else await self.bench.brakes.standing(task.at.provider, task.at.model)
         if isinstance(standing, Open):
@@ -100,6 +108,8 @@ class Driver:
             return await self.attempt.next(task_id, stream, trial=isinstance(standing, HalfOpen))
         except (Braked, VersionConflict):
             pass  # read again, decide again
+        except CapReached as reached:
+            return await self._capped(task_id, stream, state, reached)
         except LimitReached:
             await desk.ports.sleep(POLL_S)  # somebody else's trial decides what becomes of this task
             await self.bench.sweep()  # if that somebody still lives
@@ -130,6 +140,16 @@ class Driver:
             await orphan(self.bench.desk, task_id, state, "worker_gone" if sign is Sign.GONE else "lease_expired")
             return True
         return False
+
+    async def _capped(self, task_id: str, stream: Stream, state: Ready | Waiting, reached: CapReached) -> Stream | None:
+        """Refuse the attempt, or let the task wait for what running ones have reserved; a wait is recorded once."""
+        desk, newest = self.bench.desk, stream[-1].event()
+        waits = isinstance(newest, RetryScheduled) and newest.rule == BUDGET
+        if waits and not any(seen.refuses for seen in reached.budgets):
+            await self.bench.sweep()  # what a dead worker has reserved is given up, and counts as unknown
+            return None
+        seen = replace(desk.seen(state.task.submitted.policy), budgets=reached.budgets)
+        return await desk.transact(task_id, c.Budget(seen), fence=state.task.fence, known=stream)
 
     async def _braked(self, task_id: str, stream: Stream, state: Ready | Waiting) -> Stream:
         """Hand the task over to a step that nothing keeps it from, or let it wait; it spends no attempt."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 from clients.base import ExecutionResult
 from ledger.canonical import salted_digest
@@ -18,6 +18,7 @@ from ledger.store.protocol import Store
 
 __all__ = ["Dispatched", "Intake"]
 
+Kind = Literal["answer", "verdict", "validated"]
 RULES: Final = 64
 """Routes of one configuration that are remembered."""
 
@@ -45,7 +46,7 @@ class Intake:
     def rules(self, request: Request) -> Rules:
         """Return what the configuration pins a request to."""
         retries = self._config.retry.retry_count if request.retry_count is None else request.retry_count
-        return self._pinned(request.tier, retries, request.judged is not None)
+        return self._pinned(request.tier, retries, _kind(request))
 
     async def met(self, store: Store, request: Request, task_id: str, stream: Stream) -> Story:
         """Return the story of the task that a key named, once it is sure that the request is the same.
@@ -62,12 +63,21 @@ class Intake:
                 return story
         raise IdempotencyConflict(request.key or request.default_key or "", task_id)
 
-    def _pinned_to(self, tier: str, retries: int, judging: bool) -> Rules:  # noqa: FBT001 - a cache's key
+    def _pinned_to(self, tier: str, retries: int, kind: Kind) -> Rules:
         registry = self._registry
+        # A judge who is not what was asked for has the configuration's tries, so that a bad verdict gets its second.
+        judge = {"answer": (), "verdict": registry.judge(retries), "validated": registry.judge()}[kind]
         return Rules(
-            route=() if judging else registry.route(ModelTier(tier), retries),
-            judge=registry.judge(retries) if judging else (),
+            route=() if kind == "verdict" else registry.route(ModelTier(tier), retries),
+            judge=judge,
+            ladder=registry.ladder(tier, retries) if kind == "validated" else (),
             policy=registry.policy(),
             limits=registry.limits(),
             max_tokens=self._config.retry.max_tokens,
         )
+
+
+def _kind(request: Request) -> Kind:
+    if request.judged is not None:
+        return "verdict"
+    return "validated" if request.validated else "answer"

@@ -19,6 +19,8 @@ class Listener:
     attempt: int = 0
     """The one that is listened to; 0 is none."""
     heard: bool = False
+    heard_of: int = 0
+    """The attempt whose text the caller has; 0 while none was passed on."""
     fault: Exception | None = None
     """What the caller's own function raised; it must not pass for the provider's failure."""
 
@@ -26,7 +28,7 @@ class Listener:
         """Pass a piece of text on; a client left behind by an earlier attempt is not heard any more."""
         if attempt != self.attempt:
             return
-        self.heard = True
+        self.heard, self.heard_of = True, attempt
         if self.on_text is None or self.fault is not None:
             return
         try:
@@ -41,5 +43,14 @@ class Listener:
                 self.on_restart(attempt)
             except Exception as error:  # noqa: BLE001 - likewise
                 self.fault = error
+        if self.heard:
+            self.heard_of = attempt
         self.heard = False
         self.attempt = attempt
+
+    def settle(self, attempt: int, text: str) -> None:
+        """Give the answer again where the caller has none or another attempt's text: a higher tier broke off."""
+        if self.heard_of and (self.heard_of != attempt or not self.heard):
+            self.begin(attempt)
+            self.hear(attempt, text)
+            self.attempt = 0

@@ -12,16 +12,29 @@ from clients.judging import Verdict, VerdictInvalid, read_verdict
 from ledger import events as e
 from ledger.canonical import INT64_MAX, salted_digest
 from ledger.envelope import Payload
-from ledger.parts import UsageRow
+from ledger.parts import UsageRow, UsageSource
 from ledger.policy import ErrorClass, Policy, error_class
 from ledger.ports import Ports
+from ledger.prices.book import PriceBook
+from ledger.prices.costing import Charge, charge
 
-__all__ = ["MESSAGE_CHARACTERS_MAX", "Ended", "ended", "failure"]
+__all__ = ["MESSAGE_CHARACTERS_MAX", "UNPRICED", "Ended", "Terms", "ended", "failure"]
 
 MESSAGE_CHARACTERS_MAX: Final = 65_536
 """Of a provider's message what is kept."""
 RESPONSE_MIB_MAX: Final = 64
 CUT_OFF: Final = "the answer was cut off at max_tokens; raise max_tokens, or accept cut answers with on_truncated"
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an attempt is charged by: a book, and the instant at which the attempt started; no book is no price."""
+
+    book: PriceBook | None
+    at_ms: int = 0
+
+
+UNPRICED: Final = Terms(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ def ended(
     submitted: e.TaskSubmitted,
     judged_attempt: int | None,
     ports: Ports,
+    terms: Terms,
 ) -> Ended:
     """Make the attempt's event; a judge's text becomes a verdict, or ``output_invalid``.
 
@@ -66,7 +80,7 @@ def ended(
     if error_type is None and result.finish_reason == "max_tokens" and submitted.policy.on_truncated != "accept":
         error_type, error = "truncated", CUT_OFF
     texts = _Texts(ports)
-    fields = _known(started, result, texts)
+    fields = _known(started, result, texts, terms)
     if error_type is None:
         judgement = None if verdict is None else _judgement(verdict, started, submitted, judged_attempt, texts)
         succeeded = e.AttemptSucceeded.model_validate(fields)
@@ -111,26 +125,37 @@ class _Texts:
         return salted_digest(payload.salt, payload.content)
 
 
-def _known(started: e.AttemptStarted, result: ExecutionResult, texts: _Texts) -> dict[str, Any]:
-    """Return what is known of a call whatever its end; money is unknown but for what was not billed."""
-    not_billed = result.usage_source == "not_billed"
-    usage = _usage(result)
+def _known(started: e.AttemptStarted, result: ExecutionResult, texts: _Texts, terms: Terms) -> dict[str, Any]:
+    """Return what is known of a call whatever its end."""
+    usage, served = _usage(result), _clean(result.served_model)
+    source = "provider" if usage and result.usage_source == "unknown" else result.usage_source
+    charged = _charged(started, served, usage, source, terms)
     return {
         "attempt": started.attempt,
         "response_digest": texts.keep(f"response/{started.attempt}", _bounded(result.response)),
-        "served_model": _clean(result.served_model),
+        "served_model": served,
         "usage": usage,
-        "usage_source": "provider" if usage and result.usage_source == "unknown" else result.usage_source,
+        "usage_source": source,
         "raw_usage": _clean(result.raw_usage),
         "provider_requests": _natural(result.provider_requests),
         "latency_ms": _natural(result.latency_ms),
         "ttft_ms": _natural(result.ttft_ms),
         "finish_reason": _clean(result.finish_reason),
         "request_id": _clean(result.request_id),
-        "cost_nano_usd": 0 if not_billed else None,
-        "exposure_nano_usd": None if not_billed else started.upper_bound_nano_usd,
-        "price_book": None,
+        "cost_nano_usd": charged.cost_nano_usd,
+        "exposure_nano_usd": charged.exposure_nano_usd,
+        "price_book": charged.price_book,
     }
+
+
+def _charged(
+    started: e.AttemptStarted, served: str | None, usage: tuple[UsageRow, ...], source: UsageSource, terms: Terms
+) -> Charge:
+    """Return the money; without a book only a call that was not billed has a cost."""
+    bound, model = started.upper_bound_nano_usd, served or started.request_model
+    if terms.book is None:
+        return Charge(0, None, None) if source == "not_billed" else Charge(None, bound, None)
+    return charge(terms.book, started.provider, model, usage, source, terms.at_ms, bound)
 
 
 def _usage(result: ExecutionResult) -> tuple[UsageRow, ...]:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from clients.base import ModelClient
 from ledger.composition import build_client
+from ledger.concealment import Hide, concealment
 from ledger.errors import LedgerError, UsageError
 from ledger.executor.calling import apart, outlast
 from ledger.policy import Step
@@ -43,6 +44,8 @@ class Pool:
     def __init__(self, registry: ModelRegistry, build: Callable[..., ModelClient] = build_client) -> None:
         self._registry = registry
         self._build = build
+        self.hide: Hide = concealment(registry.config.redact.patterns)
+        """Takes secrets out of what is said about a call."""
         self._clients: dict[tuple[str, str], ModelClient] = {}
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
         self._calls: set[asyncio.Task[Any]] = set()

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from clients.base import ErrorType, ExecutionResult, ModelClient, PromptPrefix
-from clients.judging import judge_request
 from ledger.errors import ClientUnready, ConfigurationError, PromptRefused
 from ledger.executor.calling import apart, say
 from ledger.executor.outcomes import failure
 from ledger.executor.pool import Pool
+from ledger.executor.sending import Sent, output_limit
 from ledger.state import Task
 
-__all__ = ["Sent", "readied"]
+__all__ = ["readied"]
 
 READY_S: Final = 60.0
 """How long a client may take to be made ready."""
 PREFIXES: Final = (None, "newline", "header")
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The texts of a call."""
-
-    prompt: str
-    system: str | None = None
-    schema: Mapping[str, Any] | None = None
-
-    @classmethod
-    def to_judge(cls, task: str, output: str) -> Sent:
-        """Put a judge's question."""
-        asked = judge_request(task, output)
-        return cls(asked.prompt, asked.system, asked.schema)
 
 
 async def readied(
@@ -67,7 +50,7 @@ async def _prepared(pool: Pool, sent: Sent, task: Task) -> tuple[ModelClient, Pr
     prepare = getattr(client, "prepare", None)
     if prepare is None or getattr(prepare, "__func__", None) is ModelClient.prepare:
         return client, None
-    ran = await apart(lambda: prepare(sent.prompt, task.submitted.max_tokens, system=sent.system), READY_S)
+    ran = await apart(lambda: prepare(sent.prompt, output_limit(task), system=sent.system), READY_S)
     if ran.gone is not None:
         raise ran.gone
     if ran.late:

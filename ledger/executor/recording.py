@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from clients.base import ExecutionResult
+from clients.base import ExecutionResult, Usage
 from ledger import commands as c
 from ledger import events as e
+from ledger.concealment import Hide
 from ledger.envelope import Stream
 from ledger.errors import LedgerError, LedgerFull
 from ledger.executor import outcomes
 from ledger.executor.bench import Bench
 from ledger.executor.calling import say
+from ledger.executor.outcomes import Terms
 from ledger.executor.spill import Spilled, spill
 from ledger.ports import Ports
 from ledger.state import Task
@@ -25,15 +27,33 @@ PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 1.0
 
 
-def ended(ports: Ports, started: e.AttemptStarted, result: ExecutionResult, task: Task) -> outcomes.Ended:
-    """Make the record of an end; a result that cannot be recorded is a failure that can."""
+def ended(
+    ports: Ports, started: e.AttemptStarted, result: ExecutionResult, task: Task, terms: Terms, hide: Hide
+) -> outcomes.Ended:
+    """Make the record of an end, without secrets; a result that cannot be recorded is a failure that can."""
     judged_attempt = None if task.answer is None else task.answer.attempt
     try:
-        return outcomes.ended(started, result, task.submitted, judged_attempt, ports)
+        result = _concealed(result, hide)
+        return outcomes.ended(started, result, task.submitted, judged_attempt, ports, terms)
     except Exception as error:  # noqa: BLE001 - nothing that a client gives may lose the record of its call
-        why = f"the client's result cannot be recorded: {say(error)}"
+        why = hide(f"the client's result cannot be recorded: {say(error)}")
         failed = outcomes.failure(started.request_model, "other", why, billed=True)
-        return outcomes.ended(started, failed, task.submitted, judged_attempt, ports)
+        return outcomes.ended(started, failed, task.submitted, judged_attempt, ports, terms)
+
+
+def _concealed(result: ExecutionResult, hide: Hide) -> ExecutionResult:
+    """Return a result whose words about the call hold no secret; its answer stays as it is."""
+    hidden = {
+        name: hide(value)
+        for name in ("error", "raw_usage", "finish_reason", "request_id", "served_model")
+        if isinstance(value := getattr(result, name), str)
+    }
+    return result.model_copy(update={**hidden, "usage": tuple(_concealed_row(row, hide) for row in result.usage)})
+
+
+def _concealed_row(row: Usage, hide: Hide) -> Usage:
+    names = {name: hide(value) for name, value in vars(row).items() if isinstance(value, str)}
+    return row.model_copy(update=names)
 
 
 async def record(bench: Bench, stream: Stream, started: e.AttemptStarted, done: outcomes.Ended, task: Task) -> Stream:

@@ -9,6 +9,7 @@ from typing import Final
 
 from ledger.canonical import canonical, salted_digest
 from ledger.envelope import Payload
+from ledger.executor.sending import JUDGE_TOKENS
 from ledger.parts import ByCaller, TaskRequest, Why
 from ledger.policy import Limits, Policy, Step, Tier
 from ledger.ports import Ports
@@ -28,18 +29,17 @@ __all__ = [
 ]
 
 SUBJECT: Final = "subject"
-JUDGE_TOKENS: Final = 1024
-"""A verdict's output limit."""
 BY_CALLER: Final = ByCaller(kind="caller")
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a validation is about: a text, and the task and attempt that gave it, if it was one of ours."""
+    """What a validation is about: a text, and the task, attempt and tier that gave it, if it was one of ours."""
 
     output: str
     task_id: str | None = None
     attempt: int | None = None
+    tier: Tier | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class Request:
     labels: Mapping[str, str] = field(default_factory=dict)
     why: Why = BY_CALLER
     judged: Judged | None = None
+    validated: bool = False
+    """The answer is judged, and a verdict that asks for it goes up the tiers."""
 
 
 def judging(task: str, judged: Judged) -> Request:
@@ -86,6 +88,7 @@ class Rules:
 
     route: tuple[Step, ...]
     judge: tuple[Step, ...]
+    ladder: tuple[Step, ...]
     policy: Policy
     limits: Limits
     max_tokens: int
@@ -119,7 +122,7 @@ def draft(request: Request, rules: Rules, ports: Ports, owner: str | None) -> Dr
         why=request.why,
         route=_timed(rules.route, request.timeout_s),
         judge=_timed(rules.judge, request.timeout_s),
-        ladder=(),
+        ladder=_timed(rules.ladder, request.timeout_s),
         policy=rules.policy,
         limits=rules.limits,
         max_tokens=rules.max_tokens if request.max_tokens is None else request.max_tokens,
@@ -146,14 +149,16 @@ def _timed(steps: tuple[Step, ...], timeout_s: float | None) -> tuple[Step, ...]
 
 
 def fingerprint(request: Request) -> bytes:
-    """Return what a key stands for: tier, prompt, system, max_tokens and retries as asked, not labels."""
+    """Return what a key stands for: tier, prompt, system, max_tokens, retries and validation as asked, not labels."""
     texts = {
         "prompt": request.prompt,
         "system": request.system,
         "output": None if request.judged is None else request.judged.output,
     }
     hashed = {name: text and hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    return canonical({"tier": request.tier, "max_tokens": request.max_tokens, "retries": request.retry_count, **hashed})
+    asked = {"tier": request.tier, "max_tokens": request.max_tokens, "retries": request.retry_count, **hashed}
+    # Only where it is asked for: what other requests are known by has never had it.
+    return canonical(asked | {"validated": True} if request.validated else asked)
 
 
 def same_requests(request: Request, rules: Rules, pinned: TaskRequest) -> tuple[Request, ...]:

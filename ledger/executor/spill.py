@@ -23,7 +23,7 @@ from ledger.executor.transact import Desk, state_of
 from ledger.state import Absent
 from ledger.upcasting import decode
 
-__all__ = ["Spilled", "bring_in", "read_spilled", "spill"]
+__all__ = ["Spilled", "bring_in", "places", "read_spilled", "spill"]
 
 SPILL: Final = ".spill"
 
@@ -125,6 +125,11 @@ def _told(event: e.Event) -> dict[str, str | int]:
 
 def _event(told: dict[str, str]) -> e.Event:
     return decode(told["type"], int(told["schema_version"]), told["data"])
+
+
+def places(folder: Path) -> tuple[Path, ...]:
+    """Return where spilled answers may lie."""
+    return _places(folder)
 
 
 def _places(folder: Path) -> tuple[Path, ...]:

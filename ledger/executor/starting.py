@@ -11,6 +11,9 @@ from ledger.errors import DispatchError
 from ledger.executor.bench import Bench
 from ledger.executor.calling import LEASE_GRACE_MS
 from ledger.executor.pool import Pool
+from ledger.executor.sending import Sent, output_limit
+from ledger.prices.book import PriceBook
+from ledger.prices.costing import upper_bound
 from ledger.state import Task
 
 __all__ = ["Braked", "Stopped", "refuse_braked", "shared_limits", "started_event"]
@@ -44,12 +47,18 @@ def shared_limits(pool: Pool, task: Task, *, trial: bool) -> tuple[Limit, ...]:
     return (whole, Limit(provider, 1, task.at.model, LEASE_GRACE_MS)) if trial else (whole,)
 
 
-def started_event(bench: Bench, task: Task, prefix: PromptPrefix | None) -> e.AttemptStarted:
+def started_event(
+    bench: Bench, task: Task, prefix: PromptPrefix | None, sent: Sent, book: PriceBook | None
+) -> e.AttemptStarted:
     """Return the start of the attempt that the task calls for, its deadline counted from now."""
-    step, submitted, worker = task.at, task.submitted, bench.desk.worker
+    step, submitted, worker, now_ms = task.at, task.submitted, bench.desk.worker, bench.now_ms()
+    bound = None
+    if book is not None:
+        sizes = _size(sent.prompt), _size(sent.system or "")
+        bound = upper_bound(book, step.provider, step.model, *sizes, output_limit(task), now_ms)
     request = {
         "model": step.model,
-        "max_tokens": submitted.max_tokens,
+        "max_tokens": output_limit(task),
         "prompt_prefix": prefix,
         "prompt_digest": submitted.prompt_digest,
         "system_digest": submitted.system_digest,
@@ -64,11 +73,16 @@ def started_event(bench: Bench, task: Task, prefix: PromptPrefix | None) -> e.At
         tier=step.tier,
         provider=step.provider,
         request_model=step.model,
-        deadline_ms=bench.now_ms() + step.timeout_ms,
+        deadline_ms=now_ms + step.timeout_ms,
         fence=task.fence if task.worker == worker else task.fence + 1,
         worker=worker,
         request_digest=digest_of(request),
         prompt_prefix=prefix,
-        upper_bound_nano_usd=None,
-        price_book=None,
+        upper_bound_nano_usd=bound,
+        price_book=None if book is None else book.digest,
     )
+
+
+def _size(text: str) -> int:
+    """Return a text's bytes in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))

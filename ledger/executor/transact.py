@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from ledger.canonical import salted_digest
 from ledger.commands import Command, Seen
 from ledger.dispatch import decide
-from ledger.envelope import Append, Limit, NewEvent, Payload, Stream
+from ledger.envelope import Append, Cap, Limit, NewEvent, Payload, Stream
 from ledger.errors import VersionConflict
-from ledger.events import Event
+from ledger.events import Event, PayloadErased
 from ledger.evolve import fold
 from ledger.policy import Policy
 from ledger.ports import Ports
@@ -52,10 +53,11 @@ class Desk:
         payloads: Sequence[Payload] = (),
         key: bytes | None = None,
         limits: tuple[Limit, ...] = (),
+        caps: tuple[Cap, ...] = (),
     ) -> Append:
         """Put events into an append of this worker's, with ids that make repeating it harmless."""
         new = tuple(NewEvent(self.ports.new_id(), event, self.worker, fence) for event in events)
-        return Append(task_id, version, new, tuple(payloads), key, limits)
+        return Append(task_id, version, new, tuple(payloads), key, limits, caps)
 
     async def transact(
         self,
@@ -75,9 +77,22 @@ class Desk:
             events = decide(state_of(stream), command)
             if not events:
                 return stream
+            kept, gone = _kept(stream, payloads)
             try:
                 return await self.store.append(
-                    self.sealed(task_id, len(stream), events, fence=fence, payloads=payloads)
+                    self.sealed(task_id, len(stream), (*events, *gone), fence=fence, payloads=kept)
                 )
             except VersionConflict:
                 stream = await self.store.read(task_id)
+
+
+def _kept(stream: Stream, payloads: Sequence[Payload]) -> tuple[Sequence[Payload], tuple[PayloadErased, ...]]:
+    """Return the texts to keep; a task that was redacted gets none back by a late answer, and says which it was."""
+    erased = [recorded for recorded in stream if recorded.type == PayloadErased.TYPE] if payloads else []
+    event = erased[-1].event() if erased else None
+    if not isinstance(event, PayloadErased):
+        return payloads, ()
+    reason = event.reason
+    return (), tuple(
+        PayloadErased(slot=text.slot, digest=salted_digest(text.salt, text.content), reason=reason) for text in payloads
+    )

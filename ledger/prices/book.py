@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
@@ -110,6 +110,8 @@ class PriceBook:
     digest: str
     names: Mapping[str, str]
     providers: Mapping[str, tuple[Model, ...]]
+    worked_out: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False)
+    """What ``ledger.prices.quotes`` remembers of it."""
 
     def model(self, provider: str, name: str) -> Model | None:
         """Return the model that a provider means by a name, or None where the book has no price for it."""

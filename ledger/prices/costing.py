@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
 from typing import Final, Literal
 
 from ledger.canonical import INT64_MAX
 from ledger.parts import UsageRow, UsageSource
 from ledger.prices.book import PriceBook
+from ledger.prices.quotes import dearest_of, quote_of
 from ledger.prices.rates import MTOK, Rate
-from ledger.prices.tariffs import Tariff, Unpriced, dearest, tariff_of
+from ledger.prices.tariffs import Tariff, Unpriced
 
 __all__ = ["INPUT_SPARE", "Charge", "Cost", "Reason", "charge", "cost", "upper_bound"]
 
@@ -83,14 +83,14 @@ def charge(
 
 def cost(book: PriceBook, provider: str, model: str, rows: Sequence[UsageRow], at_ms: int) -> Cost:
     """Return what these rows of one attempt cost together at the prices in force when it started."""
-    if not rows:
-        return Cost(None, reason="usage_missing")
-    total = Fraction(0)
+    total: Fraction | None = None
     for row in rows:
         exact = _row_cost(book, provider, model if row.model is None else row.model, row, at_ms)
         if not isinstance(exact, Fraction):
             return Cost(None, reason=exact)
-        total += exact
+        total = exact if total is None else total + exact
+    if total is None:
+        return Cost(None, reason="usage_missing")
     nano_usd = round(total)
     # More than 64 bits of money is no price's doing: a count is wrong.
     return Cost(nano_usd, total) if nano_usd <= INT64_MAX else Cost(None, reason="count_unknown")
@@ -100,23 +100,22 @@ def upper_bound(
     book: PriceBook, provider: str, model: str, prompt_bytes: int, system_bytes: int, max_tokens: int, at_ms: int
 ) -> int | None:
     """Return the most that a call can cost, in nano-USD, rounded up; None without a price, or beyond 64 bits."""
-    priced = book.model(provider, model)
-    if priced is None:
-        return None
-    input_price, output_price = dearest(priced, at_ms)
-    if input_price is None or output_price is None:
+    price = dearest_of(book, provider, model, at_ms)
+    if price is None:
         return None
     tokens = prompt_bytes + system_bytes + INPUT_SPARE
-    bound = ceil((tokens * input_price + max_tokens * output_price) / MTOK)
+    bound = -((tokens * price.input + max_tokens * price.output) // -price.over)
     return bound if bound <= INT64_MAX else None
 
 
 def _row_cost(book: PriceBook, provider: str, model: str, row: UsageRow, at_ms: int) -> Fraction | Reason:
-    priced = book.model(provider, model)
-    if priced is None:
+    quote = quote_of(book, provider, model, row.service_tier, row.inference_geo, at_ms)
+    if quote is None:
         return "model_unpriced"
-    tariff = tariff_of(priced, at_ms, row.service_tier, row.inference_geo)
-    return tariff if isinstance(tariff, str) else _charged(tariff, row)
+    if isinstance(quote, str):
+        return quote
+    numerator = quote.numerator(row)
+    return _charged(quote.tariff, row) if numerator is None else Fraction(numerator, quote.over)
 
 
 def _charged(tariff: Tariff, row: UsageRow) -> Fraction | Reason:

@@ -35,7 +35,7 @@ from ledger.prices.tables import PriceTable
 if TYPE_CHECKING:
     from genai_prices import types as genai
 
-__all__ = ["SOURCE", "SOURCES", "build_book", "compose", "source_version"]
+__all__ = ["SOURCE", "SOURCES", "build_book", "compose", "has_prices", "source_version"]
 
 SOURCE: Final = "genai-prices"
 """The ``source`` of ``price_book.published``."""
@@ -72,6 +72,11 @@ def source_version(own: Mapping[str, PriceTable]) -> str:
     if own:
         parts.append("own." + digest_of({name: table.model_dump_json() for name, table in own.items()})[:16])
     return "+".join(parts)
+
+
+def has_prices(provider: str, own: Mapping[str, PriceTable]) -> bool:
+    """Say whether a book of the source and our own prices can hold any of this provider's."""
+    return NAMES.get(provider, provider) in SOURCES or any(name.partition("/")[0] == provider for name in own)
 
 
 def build_book(own: Mapping[str, PriceTable], sources: Iterable[str] = SOURCES) -> PriceBook:

@@ -14,9 +14,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 __all__ = ["PriceTable", "PricesTable", "RatesTable", "StepTable"]
 
@@ -28,8 +28,23 @@ def _priced(name: str) -> str:
     return name
 
 
-Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=9)]
-Factor = Annotated[Decimal, Field(gt=0, le=100, decimal_places=6)]
+def _number(most: int, decimals: int, what: str) -> BeforeValidator:
+    """Check a number from 0 on, exact to so many decimals, and keep it as the decimal that a person would write."""
+    expected = f"{what} from 0 to {most:_} with at most {decimals} decimals"
+
+    def check(value: Any) -> Decimal:
+        if isinstance(value, float):
+            value = Decimal(float.__repr__(value))
+        exact = Decimal(value) if isinstance(value, int | Decimal) and not isinstance(value, bool) else Decimal("nan")
+        if not exact.is_finite() or not 0 <= exact <= most or exact != round(exact, decimals):
+            raise ValueError(f"expected {expected}")
+        return exact
+
+    return BeforeValidator(check)
+
+
+Usd = Annotated[Decimal, _number(1_000_000, 9, "a number of USD")]
+Factor = Annotated[Decimal, _number(100, 6, "a factor"), Field(gt=0)]
 
 
 class RatesTable(BaseModel):
@@ -63,7 +78,8 @@ class PriceTable(RatesTable):
     @model_validator(mode="after")
     def _whole(self) -> PriceTable:
         has_prices = self.input_usd_per_mtok is not None and self.output_usd_per_mtok is not None
-        only_geo = self.inference_geo and not self.above and self.model_fields_set == {"inference_geo"}
+        rates = (getattr(self, name) for name in RatesTable.model_fields)
+        only_geo = self.inference_geo and not self.above and all(rate is None for rate in rates)
         if not has_prices and not only_geo:
             raise ValueError("expected input_usd_per_mtok and output_usd_per_mtok, or inference_geo alone")
         sizes = [step.input_tokens for step in self.above]

@@ -17,13 +17,14 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Table
 
+from ledger.envelope import Recorded, Stream
 from ledger.errors import ConfigurationError, LedgerCorrupt, LedgerError
 from ledger.store import tables as t
 from ledger.store.opening import driver_needed, open_store, parse_url
 from ledger.store.postgres_url import PostgresUrl
 from ledger.store.sqlite_copying import sqlite_end
 
-__all__ = ["Copied", "copy_ledger"]
+__all__ = ["Copied", "End", "Key", "Rows", "copy_ledger", "open_end", "pages", "refuse_content", "streams"]
 
 PAGE: Final = 1000
 TABLES: Final = (t.salts, t.events, t.payloads, t.keys, *t.PROJECTIONS)
@@ -42,6 +43,18 @@ class End(Protocol):
 
     async def put(self, table: Table, rows: Rows) -> None:
         """Insert rows."""
+        ...
+
+    async def texts(self, places: Sequence[tuple[str, str]]) -> Rows:
+        """Return the payloads at these places, each a task and a slot, in any order."""
+        ...
+
+    def listed(self, name: str) -> AsyncIterator[tuple[Sequence[str], Rows]]:
+        """Yield the columns and rows of a table or view, some at a time, in the order of its first columns."""
+        ...
+
+    async def run(self, statements: Sequence[str]) -> None:
+        """Run statements that answer nothing."""
         ...
 
     async def clear_salts(self) -> None:
@@ -82,8 +95,8 @@ async def copy_ledger(
         raise ConfigurationError(f"{ends[0]} cannot be copied into itself; name another ledger")
     for name, create in ((source, False), (target, True)):
         await (await open_store(name, create=create, now_ms=now_ms)).aclose()
-    async with _end(ends[0], writes=False) as old, _end(ends[1], writes=True) as new:
-        await _refuse_content(new, ends[1])
+    async with open_end(ends[0], writes=False) as old, open_end(ends[1], writes=True) as new:
+        await refuse_content(new, ends[1])
         await new.clear_salts()
         copied = {}
         for table in TABLES:
@@ -97,7 +110,12 @@ def _is_one_file(source: Path | PostgresUrl, target: Path | PostgresUrl) -> bool
     return isinstance(source, Path) and isinstance(target, Path) and target.exists() and source.samefile(target)
 
 
-def _end(place: Path | PostgresUrl, *, writes: bool) -> AbstractAsyncContextManager[End]:
+def open_end(place: Path | PostgresUrl, *, writes: bool) -> AbstractAsyncContextManager[End]:
+    """Open a ledger in a transaction, committed when the block ends well; the file or database is there.
+
+    Raises:
+        LedgerError: it cannot be read or written.
+    """
     if isinstance(place, Path):
         return sqlite_end(place, writes=writes)
     with driver_needed():
@@ -105,7 +123,12 @@ def _end(place: Path | PostgresUrl, *, writes: bool) -> AbstractAsyncContextMana
     return postgres_end(place, writes=writes)
 
 
-async def _refuse_content(end: End, place: Path | PostgresUrl) -> None:
+async def refuse_content(end: End, place: Path | PostgresUrl) -> None:
+    """Refuse an end that holds anything.
+
+    Raises:
+        LedgerError: it is not empty.
+    """
     for table in TABLES:
         if table is not t.salts and await end.page(table, _key(table), None, 1):
             raise LedgerError(f"{place} is not empty: its table {table.name} has rows; name a new ledger")
@@ -117,25 +140,26 @@ async def _copy(
     """Copy a table, compare it, and return the number of its rows and what names the last."""
     count, sent = 0, hashlib.sha256()
     last: Key | None = None
-    async for rows, key in _pages(table, old):
+    async for rows, key in pages(table, old):
         await new.put(table, rows)
         count, last = count + len(rows), key
         _digest(sent, rows)
         if progress is not None:
             progress(count)
     arrived = hashlib.sha256()
-    async for rows, _ in _pages(table, new):
+    async for rows, _ in pages(table, new):
         _digest(arrived, rows)
     if sent.digest() != arrived.digest():
         raise LedgerCorrupt(f"{place}: the table {table.name} holds something else than was written; nothing was kept")
     return count, last
 
 
-async def _pages(table: Table, end: End) -> AsyncIterator[tuple[Rows, Key]]:
-    """Yield the rows, page by page, with what names the last of each."""
-    by = _key(table)
+async def pages(
+    table: Table, end: End, by: Sequence[str] = (), after: Key | None = None
+) -> AsyncIterator[tuple[Rows, Key]]:
+    """Yield the rows, page by page, with what names the last of each; in the order of ``by``, else of their key."""
+    by = by or _key(table)
     places = [list(table.c.keys()).index(name) for name in by]
-    after: Key | None = None
     while rows := await end.page(table, by, after, PAGE):
         after = [rows[-1][place] for place in places]
         yield rows, after
@@ -149,3 +173,16 @@ def _key(table: Table) -> Sequence[str]:
 def _digest(so_far: Any, rows: Rows) -> None:
     for row in rows:
         so_far.update(repr(tuple(row)).encode())
+
+
+async def streams(end: End) -> AsyncIterator[Stream]:
+    """Yield every stream whole, holding one page and one stream at a time."""
+    held: list[Recorded] = []
+    async for rows, _ in pages(t.events, end, ["task_id", "version"]):
+        for recorded in (Recorded(*row) for row in rows):
+            if held and held[0].task_id != recorded.task_id:
+                yield tuple(held)
+                held = []
+            held.append(recorded)
+    if held:
+        yield tuple(held)

@@ -44,7 +44,8 @@ class Waiting(NamedTuple):
 
     def places(self) -> set[Name]:
         """Return what may be in one group several times, but not in two: of a few places left the first get them."""
-        return {f"places of {limit.provider}" for limit in self.append.limits}
+        limits = [f"places of {limit.provider}" for limit in self.append.limits]
+        return {*limits, *(f"cap {cap.name}" for cap in self.append.caps if not cap.of_task)}
 
 
 class Groups:

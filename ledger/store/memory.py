@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ledger.envelope import Append, Limit, Payload, Recorded, Stream
+from ledger.envelope import Append, Cap, Limit, Payload, Recorded, Stream
 from ledger.errors import EventInvalid, LedgerError
 from ledger.events import Event
+from ledger.store.caps import check_caps, scope_of, spent_of
 from ledger.store.limits import check_limits, in_flight
+from ledger.store.memory_lists import matching, spent_in
 from ledger.store.memory_workers import Roster, newest_ended, open_tasks
 from ledger.store.projection import Changes, Known, project
-from ledger.store.protocol import Problem, Projected, TaskQuery, Worker
-from ledger.store.sealing import NEW_STREAM, TAKEN, Head, check, is_repeat, refuse, sealed, versions
+from ledger.store.protocol import Problem, Projected, Spent, TaskQuery, Worker
+from ledger.store.sealing import NEW_STREAM, TAKEN, Head, check, erased, is_repeat, refuse, sealed, versions
 
 __all__ = ["MemoryStore"]
 
@@ -54,6 +56,8 @@ class MemoryStore:
         chain = sealed(append, head, now_ms, len(self._events))
         changes = self._changes(append.task_id, chain)
         check_limits(append.limits, self._known(append.task_id), changes, now_ms, partial(self._in_flight, now_ms))
+        summed = partial(spent_in, self._projected)
+        check_caps(append.caps, self._known(append.task_id), changes, summed, len(self._events))
         slots = {(append.task_id, payload.slot): payload for payload in append.payloads}
         ids = {new.event_id for new in append.events}
         if len(ids) < len(append.events) or len(slots) < len(append.payloads):
@@ -65,6 +69,9 @@ class MemoryStore:
         self._event_ids |= ids
         if append.key_digest is not None:
             self._keys[append.key_digest] = append.task_id
+        for place in erased(append):
+            self._payloads.pop(place, None)
+            self._keys = {digest: owner for digest, owner in self._keys.items() if owner != append.task_id}
         return tuple(self._streams[append.task_id])
 
     def _known(self, task_id: str) -> Known:
@@ -141,29 +148,11 @@ class MemoryStore:
     async def tasks(self, query: TaskQuery) -> Sequence[Mapping[str, Any]]:
         """Return rows of ``tasks``, newest first."""
         await self._turn()
-        rows = self._tasks()
-        rows.sort(key=lambda row: (row["created_at_ms"], row["task_id"]), reverse=True)
-        return tuple(dict(row) for row in rows if self._matches(row, query))[: max(query.limit, 0)]
+        found = matching(self._projected, self._payloads, query)
+        return tuple(dict(row) for row in found[: max(query.limit, 0)])
 
     def _tasks(self) -> list[Mapping[str, Any]]:
         return [changes.task for changes in self._projected.values() if changes.task is not None]
-
-    def _matches(self, row: Mapping[str, Any], query: TaskQuery) -> bool:
-        return (
-            query.state in (None, row["state"])
-            and query.tier in (None, row["tier_requested"])
-            and (query.since_ms is None or row["created_at_ms"] >= query.since_ms)
-            and (query.after is None or (row["created_at_ms"], row["task_id"]) < query.after)
-            and all(self._has_label(row["task_id"], key, value) for key, value in query.labels.items())
-        )
-
-    def _has_label(self, task_id: str, key: str, value: str) -> bool:
-        """Look a label up; the one that can be erased is a payload."""
-        if key == "subject":
-            payload = self._payloads.get((task_id, "subject"))
-            return payload is not None and payload.content == value.encode()
-        labels = self._projected[task_id].task_labels
-        return any(label["key"] == key and label["value"] == value for label in labels)
 
     async def projected(self, task_id: str) -> Projected:
         """Return the projections' rows of one task."""
@@ -227,6 +216,13 @@ class MemoryStore:
         await self._turn()
         attempts = [row for changes in self._projected.values() for row in changes.attempts.values()]
         return tuple(dict(row) for row in newest_ended(attempts, provider, model)[: max(limit, 0)])
+
+    async def spent(self, cap: Cap, task_id: str, at_ms: int) -> Spent:
+        """Return what stands against a cap."""
+        await self._turn()
+        if cap.of_task:
+            return spent_of(self._projected.get(task_id, Changes()).attempts.values())
+        return spent_in(self._projected, scope_of(cap, at_ms))
 
     async def check(self) -> Sequence[Problem]:
         """Find nothing: there is no file that somebody else could change."""

@@ -13,6 +13,7 @@ from ledger.store.postgres_url import PostgresUrl
 from ledger.store.protocol import Store
 from ledger.store.sqlite import SqliteStore
 from ledger.store.sqlite_schema import Found, inspect, problems, refuse
+from ledger.store.sqlite_witness import has_log
 from ledger.store.upgrade import Upgraded
 from ledger.store.upgrade import create as create_ledger
 from ledger.store.upgrade import upgrade as upgrade_file
@@ -120,9 +121,11 @@ async def open_sqlite(
     _refuse_place(path, create=create)
     if create and not path.exists():
         await asyncio.to_thread(create_ledger, path)
+    had_log = has_log(path)
     store = SqliteStore(path, now_ms=now_ms, busy_deadline_s=busy_deadline_s)
     try:
         await _refuse_content(store, path, create=create)
+        await store.refuse_bereft(had_log=had_log)
         if guarded:
             await _refuse_unguarded(store, path)
     except BaseException:

@@ -7,18 +7,21 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ledger.envelope import Append, Payload, Recorded, Stream
+from ledger.envelope import Append, Cap, Payload, Recorded, Stream
 from ledger.errors import LedgerError
 from ledger.store import postgres_reads as reads
 from ledger.store import postgres_workers as crew
 from ledger.store.groups import Groups, Outcome
 from ledger.store.postgres_append import append_group
 from ledger.store.postgres_connection import Driver
-from ledger.store.postgres_schema import problems
+from ledger.store.postgres_limits import spent
+from ledger.store.postgres_schema import furnishing_problems, problems
 from ledger.store.postgres_sessions import Sessions
+from ledger.store.postgres_snapshot import in_snapshot
 from ledger.store.postgres_url import PostgresUrl
-from ledger.store.protocol import Problem, Projected, TaskQuery, Worker
+from ledger.store.protocol import Problem, Projected, Spent, TaskQuery, Worker
 from ledger.store.sealing import check
+from ledger.store.snapshots import Snapshot
 
 __all__ = ["PostgresStore"]
 
@@ -153,9 +156,17 @@ class PostgresStore:
         """Return rows of ``attempts``, the last to end first."""
         return await self.run(partial(crew.ended_attempts, provider=provider, model=model, limit=limit))
 
+    async def spent(self, cap: Cap, task_id: str, at_ms: int) -> Spent:
+        """Return what stands against a cap."""
+        return await self.run(partial(spent, cap=cap, task_id=task_id, at_ms=at_ms))
+
     async def check(self) -> Sequence[Problem]:
         """Return what is wrong with the guards and the schema."""
-        return tuple(await self.run(problems))
+        return (*await self.run(problems), *await self.run(furnishing_problems))
+
+    async def snapshot(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        """Do a piece of work on the ledger as it stands at one instant; see ``Askable``."""
+        return await self.run(partial(in_snapshot, work=work))
 
     async def run(self, work: Callable[[Driver], Awaitable[T]]) -> T:
         """Do a piece of work on a reader's connection; it may be done twice.

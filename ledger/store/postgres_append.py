@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 from ledger.envelope import Append, Limit, Recorded, Stream
 from ledger.errors import DispatchError, EventInvalid, LedgerError, VersionConflict
-from ledger.events import AttemptStarted, TaskSubmitted
+from ledger.events import TaskSubmitted
 from ledger.store import postgres_statements as sql
+from ledger.store.caps import Purses, check_caps
 from ledger.store.groups import Outcome
 from ledger.store.limits import check_limits, growth
 from ledger.store.postgres_batch import Batch
@@ -24,8 +25,10 @@ from ledger.store.postgres_connection import Driver
 from ledger.store.postgres_errors import FAILURES, is_lost, is_unstorable
 from ledger.store.postgres_errors import state as sqlstate
 from ledger.store.postgres_guards import GUARD_BROKEN
+from ledger.store.postgres_limits import caps_of, in_flight, limits_of, locked, spent_in
 from ledger.store.projection import Changes, Known, project
-from ledger.store.sealing import NEW_STREAM, TAKEN, Head, is_repeat, refuse, sealed, versions
+from ledger.store.protocol import CapReached
+from ledger.store.sealing import NEW_STREAM, TAKEN, Head, erased, is_repeat, refuse, sealed, versions
 
 __all__ = ["append_group"]
 
@@ -43,9 +46,13 @@ class Before(NamedTuple):
     """Whom the keys name."""
     in_flight: dict[Limit, int]
     """How many attempts take a place of a limit."""
+    purses: Purses
+    newest: int
+    """The position of the newest event, where caps are looked at."""
 
-    def take(self, known: Known, changes: Changes) -> None:
-        """Add the attempts of one append to those in flight."""
+    def take(self, known: Known, changes: Changes, first: Recorded) -> None:
+        """Add the attempts of one append to those in flight, and to what is spent."""
+        self.purses.add(known, changes, first)
         for limit in self.in_flight:
             more = growth(limit, known.attempts.values(), changes.attempts.values(), self.now_ms)
             self.in_flight[limit] += more
@@ -93,17 +100,15 @@ def _names(appends: Iterable[Append]) -> set[int]:
     """Return the numbers of the locks: of streams, of keys, of the providers whose places are counted."""
     texts = [b"stream " + append.task_id.encode() for append in appends]
     texts += [b"key " + append.key_digest for append in appends if append.key_digest is not None]
-    texts += [b"limit " + limit.provider.encode() for append in appends for limit in _limits(append)]
+    texts += [name for append in appends for name in locked(append)]
     return {int.from_bytes(sha256(text).digest()[:8], signed=True) for text in texts}
-
-
-def _limits(append: Append) -> tuple[Limit, ...]:
-    return append.limits if any(isinstance(new.event, AttemptStarted) for new in append.events) else ()
 
 
 async def _write_apart(database: Driver, appends: Sequence[Append], now_ms: int | None) -> list[Outcome]:
     """Write each append so that its failure leaves the others' rows alone."""
     outcomes: list[Outcome] = []
+    if any(map(caps_of, appends)):  # before anything is written: who has written something may not wait for the others
+        await database.execute(sql.CLOSE_RANGE)
     for append in appends:
         await database.execute("SAVEPOINT apart")
         try:
@@ -129,6 +134,23 @@ def _refusal(error: BaseException) -> DispatchError:
 async def _write(database: Driver, appends: Sequence[Append], now_ms: int | None) -> list[Outcome]:
     """Write what can be written; return each one's stream, or what refused it."""
     before = await _before(database, appends, now_ms)
+    batch, outcomes = _planned(appends, before)
+    if any(isinstance(outcome, CapReached) for outcome in outcomes):
+        # What is told of a cap is true as of a position: nobody else may be about to commit one that is before it.
+        await database.execute(sql.CLOSE_RANGE)
+        before = await _before(database, appends, now_ms)
+        batch, outcomes = _planned(appends, before)
+    written = (append for append, outcome in zip(appends, outcomes, strict=True) if isinstance(outcome, tuple))
+    gone = [place for append in written for place in erased(append)]
+    positions = await batch.write(database)
+    if gone:
+        await database.executemany("DELETE FROM payloads WHERE task_id = $1 AND slot = $2", gone)
+        await database.executemany("DELETE FROM keys WHERE task_id = $1", list({(task_id,) for task_id, _ in gone}))
+    return [_told(outcome, before, batch, positions) for outcome in outcomes]
+
+
+def _planned(appends: Sequence[Append], before: Before) -> tuple[Batch, list[Outcome]]:
+    """Return the rows to write, and each append's stream with them, or what refuses it."""
     batch = Batch()
     outcomes: list[Outcome] = []
     for append in appends:
@@ -136,8 +158,16 @@ async def _write(database: Driver, appends: Sequence[Append], now_ms: int | None
             outcomes.append(_plan(batch, append, before))
         except DispatchError as refusal:
             outcomes.append(refusal)
-    positions = await batch.write(database)
-    return [outcome if isinstance(outcome, DispatchError) else _placed(outcome, positions) for outcome in outcomes]
+    return batch, outcomes
+
+
+def _told(outcome: Outcome, before: Before, batch: Batch, positions: Mapping[str, int]) -> Outcome:
+    """Give an outcome the positions that came with the insert; what was seen of caps is true as of the one before."""
+    if not isinstance(outcome, CapReached):
+        return outcome if isinstance(outcome, DispatchError) else _placed(outcome, positions)
+    ahead = outcome.budgets[0].position
+    position = positions[batch.events[ahead - 1]["event_id"]] if ahead else before.newest
+    return CapReached(tuple(seen.model_copy(update={"position": position}) for seen in outcome.budgets))
 
 
 async def _before(database: Driver, appends: Sequence[Append], now_ms: int | None) -> Before:
@@ -150,13 +180,11 @@ async def _before(database: Driver, appends: Sequence[Append], now_ms: int | Non
     digests = [append.key_digest for append in appends if append.key_digest is not None]
     owners = await database.fetch(sql.TASKS_OF_KEYS, digests) if digests else []
     at_ms: int = found[0]["now_ms"] if now_ms is None else now_ms
-    limits = {limit for append in appends for limit in _limits(append)}
-    counts = {limit: await database.fetchval(sql.IN_FLIGHT, *_counted(limit, at_ms)) for limit in limits}
-    return Before(at_ms, {task_id: tuple(stream) for task_id, stream in streams.items()}, dict(owners), counts)
-
-
-def _counted(limit: Limit, now_ms: int) -> tuple[str, str | None, int]:
-    return limit.provider, limit.model, now_ms - limit.grace_ms
+    known = {task_id: tuple(stream) for task_id, stream in streams.items()}
+    counts = await in_flight(database, appends, at_ms)
+    sums = await spent_in(database, appends, known, at_ms)
+    newest = await database.fetchval(sql.NEWEST) if any(map(caps_of, appends)) else 0
+    return Before(at_ms, known, dict(owners), counts, Purses(sums.__getitem__), newest)
 
 
 def _plan(batch: Batch, append: Append, before: Before) -> Stream:
@@ -171,14 +199,15 @@ def _plan(batch: Batch, append: Append, before: Before) -> Stream:
     chain = sealed(append, head, before.now_ms, -len(append.events))  # below 1: positions come with the insert
     known = _known(stream)
     changes = project(known, chain, lambda: [recorded.event() for recorded in stream])
-    limits = _limits(append)
+    limits = limits_of(append)
     if limits:
         check_limits(limits, known, changes, before.now_ms, before.in_flight.__getitem__)
+    check_caps(caps_of(append), known, changes, before.purses.spent, len(batch.events))
     if append.key_digest is not None and owner is None:
         batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
     added = [recorded for recorded, _ in chain]
     batch.add(append, added, known, changes)
-    before.take(known, changes)
+    before.take(known, changes, (*stream, *added)[0])
     return (*stream, *added)
 
 

@@ -29,8 +29,12 @@ class Driver(Protocol):
         """Run a statement, or several without arguments, and return the tag of the last."""
         ...
 
-    async def fetch(self, query: str, *args: Any) -> Sequence[Any]:
-        """Return all rows."""
+    async def executemany(self, query: str, args: Sequence[Sequence[Any]]) -> None:
+        """Run a statement for each set of arguments."""
+        ...
+
+    async def fetch(self, query: str, *args: Any, timeout: float | None = None) -> Sequence[Any]:  # noqa: ASYNC109 - the driver's own name
+        """Return all rows; ``timeout`` replaces the session's bound of a command."""
         ...
 
     async def fetchrow(self, query: str, *args: Any) -> Any:

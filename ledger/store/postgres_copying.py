@@ -13,11 +13,18 @@ from ledger.store.postgres_connection import Driver, connect
 from ledger.store.postgres_errors import FAILURES, as_ledger_error, is_unstorable
 from ledger.store.postgres_statements import CLOSE_RANGE
 from ledger.store.postgres_url import PostgresUrl
+from ledger.store.sqlite_copying import ROWS, order_of
 
 __all__ = ["PostgresEnd", "postgres_end"]
 
 # The other end may be slow to read or write meanwhile.
 PATIENT: Final = "SET LOCAL idle_in_transaction_session_timeout = 0"
+
+
+COLUMNS: Final = (
+    "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped "
+    "ORDER BY attnum"
+)
 
 
 class PostgresEnd:
@@ -41,6 +48,33 @@ class PostgresEnd:
         """Insert rows."""
         columns = [column.name for column in table.c]
         await self._database.copy_records_to_table(table.name, records=rows, columns=columns)
+
+    async def texts(self, places: Sequence[tuple[str, str]]) -> Sequence[Sequence[Any]]:
+        """Return the payloads at these places."""
+        text = (
+            "SELECT task_id, slot, salt, bytes FROM payloads "
+            "WHERE (task_id, slot) IN (SELECT * FROM unnest($1::text[], $2::text[]))"
+        )
+        return await self._database.fetch(text, [task_id for task_id, _ in places], [slot for _, slot in places])
+
+    async def listed(self, name: str) -> AsyncIterator[tuple[Sequence[str], Sequence[Sequence[Any]]]]:
+        """Yield the columns and rows of a table or view."""
+        found = await self._database.fetch(COLUMNS, name)
+        columns = [row[0] for row in found]
+        if not columns:
+            yield columns, ()
+            return
+        text = f'SELECT * FROM "{name}" ORDER BY {order_of(columns)}'  # noqa: S608 - our own names
+        await self._database.execute(f"DECLARE listed CURSOR FOR {text}")
+        rows = await self._database.fetch(f"FETCH {ROWS} FROM listed")
+        yield columns, rows
+        while rows := await self._database.fetch(f"FETCH {ROWS} FROM listed"):
+            yield columns, rows
+
+    async def run(self, statements: Sequence[str]) -> None:
+        """Run statements that answer nothing."""
+        for statement in statements:
+            await self._database.execute(statement)
 
     async def clear_salts(self) -> None:
         """Make room for other salts."""

@@ -16,8 +16,9 @@ from ledger.store.postgres_url import PostgresUrl
 from ledger.store.protocol import Problem
 from ledger.store.sqlite_schema import REVISIONS, Found
 from ledger.store.tables import METADATA
+from ledger.store.views import POSTGRES_VIEWS
 
-__all__ = ["inspect", "problems", "refuse"]
+__all__ = ["furnishing_problems", "inspect", "problems", "refuse"]
 
 CONSTRAINTS: Final = {
     "events_pk": "p position",
@@ -58,6 +59,12 @@ COLUMNS: Final = """
 SELECT relname, attname FROM pg_attribute
 JOIN pg_class ON pg_class.oid = attrelid
 WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+"""
+
+FURNISHINGS: Final = """
+SELECT CASE relkind WHEN 'v' THEN 'view ' ELSE 'index ' END || relname
+FROM pg_class LEFT JOIN pg_index ON indexrelid = pg_class.oid
+WHERE relnamespace = quote_ident(current_schema())::regnamespace AND (relkind = 'v' OR (relkind = 'i' AND indisvalid))
 """
 
 
@@ -170,6 +177,17 @@ async def _missing_columns(connection: Driver) -> list[Problem]:
         if absent:
             missing.append(_problem("schema", f"table {table.name} lacks {', '.join(absent)}"))
     return missing
+
+
+async def furnishing_problems(connection: Driver) -> list[Problem]:
+    """Look for the views and indexes: without them nothing is lost, and questions have no answer or a slow one."""
+    found = {name for (name,) in await connection.fetch(FURNISHINGS)}
+    wanted = {f"view {name}" for name in POSTGRES_VIEWS}
+    wanted |= {f"index {index.name}" for table in METADATA.sorted_tables for index in table.indexes}
+    return [
+        _problem("schema", f"{name} is missing: `dispatch-ledger db rebuild` makes it")
+        for name in sorted(wanted - found)
+    ]
 
 
 def _stranger(what: str) -> Problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ledger import events as e
 from ledger.envelope import Recorded
@@ -21,6 +21,9 @@ from ledger.store.protocol import Projected
 from ledger.store.rows import Row
 
 __all__ = ["Changes", "History", "Known", "project", "project_stream"]
+
+WAITING_FOR: Final = {"breaker_open": "breaker", "budget": "budget"}
+"""What a task waits for, by the rule of its wait."""
 
 History = Callable[[], Iterable[e.Event]]
 
@@ -142,7 +145,7 @@ def _decided(changes: Changes, recorded: Recorded, event: e.Event) -> Row:
     """Return what a decision changes of the task's row."""
     match event:
         case e.RetryScheduled():
-            waiting_for = "breaker" if event.rule == "breaker_open" else "backoff"
+            waiting_for = WAITING_FOR.get(event.rule, "backoff")
             return _state("waiting", waiting_for, event.not_before_ms, event.inputs.decided_at_ms)
         case e.FallbackSelected() | e.EscalationSelected():
             return _state("pending")

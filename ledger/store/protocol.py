@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ledger.envelope import Append, Limit, Payload, Recorded, Stream
+from ledger.envelope import Append, Cap, Limit, Payload, Recorded, Stream
 from ledger.errors import DispatchError
+from ledger.parts import BudgetSeen
 
-__all__ = ["KeyTaken", "LimitReached", "Problem", "Projected", "Store", "TaskQuery", "Worker"]
+__all__ = ["CapReached", "KeyTaken", "LimitReached", "Problem", "Projected", "Spent", "Store", "TaskQuery", "Worker"]
 
 
 class KeyTaken(DispatchError):
@@ -35,6 +36,31 @@ class LimitReached(DispatchError):
         of = limit.provider if limit.model is None else f"{limit.provider}/{limit.model}"
         super().__init__(f"{of} has as many attempts in flight as it may: {limit.most}")
         self.limit = limit
+
+
+class CapReached(DispatchError):
+    """An attempt does not fit under caps on spending; nothing was written.
+
+    Attributes:
+        budgets: those that it does not fit under, and what stood against each.
+    """
+
+    def __init__(self, budgets: tuple[BudgetSeen, ...]) -> None:
+        super().__init__(f"the attempt does not fit under {', '.join(seen.cap for seen in budgets)}")
+        self.budgets = budgets
+
+
+class Spent(NamedTuple):
+    """What stands against a cap, in nano-USD."""
+
+    settled: int = 0
+    """Costs that are known."""
+    unknown: int = 0
+    """The bounds of ended attempts whose cost is not."""
+    reserved: int = 0
+    """The bounds of running attempts."""
+    unbounded: int = 0
+    """Attempts, running ones too, of which neither cost nor bound is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +124,7 @@ class Store(Protocol):
             VersionConflict: the stream is not at ``expected_version``.
             KeyTaken: the key names another task already; told before a conflict of versions.
             LimitReached: an attempt that it starts would be one too many; told after a conflict of versions.
+            CapReached: an attempt that it starts does not fit under a cap; told after all limits.
             EventInvalid: an event has no canonical form, or an event id or a payload's slot is in use already.
             LedgerError: the ledger cannot be used; nothing was written.
         """
@@ -189,6 +216,10 @@ class Store(Protocol):
 
     async def ended_attempts(self, provider: str, model: str, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return rows of ``attempts``, by their end, then task and attempt, all descending; ``model`` as requested."""
+        ...
+
+    async def spent(self, cap: Cap, task_id: str, at_ms: int) -> Spent:
+        """Return what stands against a cap: of that task, or of the UTC day of that instant."""
         ...
 
     async def check(self) -> Sequence[Problem]:

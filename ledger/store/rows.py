@@ -153,7 +153,8 @@ def _settled(before: Mapping[str, Any], event: e.AttemptSettled) -> Row:
         del news["usage_source"]
     after = {name: before[name] for name in OUTCOME} | news | {"state": "settled"}
     if after["cost_nano_usd"] is not None:
-        after["exposure_nano_usd"] = event.exposure_nano_usd
+        # A cost from a bill is of no book, and what the bound was made with says nothing any more.
+        after |= {"exposure_nano_usd": event.exposure_nano_usd, "price_book": event.price_book}
     if event.outcome == "succeeded":
         return after | {"error_type": None, "retryable": None, "status_code": None}
     return after | {

@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 
 from ledger.envelope import FIRST_PREV_HASH, Append, Recorded, seal
 from ledger.errors import EventInvalid, VersionConflict
-from ledger.events import Event
+from ledger.events import Event, PayloadErased
 from ledger.store.protocol import KeyTaken
 
-__all__ = ["NEW_STREAM", "TAKEN", "Head", "check", "is_repeat", "refuse", "sealed", "versions"]
+__all__ = ["NEW_STREAM", "TAKEN", "Head", "check", "erased", "is_repeat", "refuse", "sealed", "versions"]
 
 TAKEN: Final = "an event id or the slot of a payload is in use already; nothing was written"
 
@@ -69,6 +69,11 @@ def sealed(append: Append, head: Head, now_ms: int, newest: int) -> list[tuple[R
         chain.append((recorded, new.event))
         prev_hash = recorded.hash
     return chain
+
+
+def erased(append: Append) -> list[tuple[str, str]]:
+    """Return the task and slot of each text that the append erases: a store deletes it, and the task's keys with it."""
+    return [(append.task_id, new.event.slot) for new in append.events if isinstance(new.event, PayloadErased)]
 
 
 def is_repeat(append: Append, stored: Sequence[Recorded]) -> bool:

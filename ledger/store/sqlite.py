@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from ledger.envelope import Append, Payload, Recorded, Stream
-from ledger.errors import LedgerError
+from ledger.envelope import Append, Cap, Payload, Recorded, Stream
+from ledger.errors import LedgerCorrupt, LedgerError
 from ledger.store import sqlite_reads as reads
 from ledger.store import sqlite_workers as crew
-from ledger.store.protocol import Problem, Projected, TaskQuery, Worker
+from ledger.store.protocol import Problem, Projected, Spent, TaskQuery, Worker
 from ledger.store.sealing import check
+from ledger.store.snapshots import Snapshot
 from ledger.store.sqlite_connection import OneHop, checked_out, engine
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
+from ledger.store.sqlite_limits import spent
+from ledger.store.sqlite_snapshot import in_snapshot
+from ledger.store.sqlite_witness import BEREFT, arm, disarm, is_armed, settle
 from ledger.store.sqlite_writer import Writer
 from ledger.store.waiting import Patience
 
@@ -48,6 +53,7 @@ class SqliteStore:
         self._closing: asyncio.Task[None] | None = None
         self._now_ms = now_ms
         self._key_salt: bytes | None = None
+        self._bereft = False
         self._readers = engine(path, writer=False, connections=READERS, busy_deadline_s=busy_deadline_s)
         self._writers = engine(path, writer=True, connections=1, busy_deadline_s=busy_deadline_s)
         self._idle: list[tuple[AsyncConnection, OneHop]] = []
@@ -115,8 +121,23 @@ class SqliteStore:
         return self._now_ms()
 
     async def beat(self, worker: str) -> None:
-        """Say that a worker lives."""
+        """Say that a worker lives, and that the file is nothing without its log."""
         await self.write(partial(crew.beat, worker=worker))
+        await self._writer.run(arm, bare=True)
+
+    async def refuse_bereft(self, *, had_log: bool) -> None:
+        """Refuse a file that was copied or restored without its write-ahead log; see ``sqlite_witness``.
+
+        Raises:
+            LedgerCorrupt: the newest events are missing.
+        """
+        if not await self.run(is_armed):
+            return
+        self._bereft = not had_log
+        if self._bereft:
+            raise LedgerCorrupt(BEREFT.format(path=self._path))
+        with suppress(LedgerError):
+            await self._writer.run(disarm, bare=True)
 
     async def leave(self, worker: str) -> None:
         """Forget a worker and its claims."""
@@ -145,6 +166,10 @@ class SqliteStore:
         """Return rows of ``attempts``, the last to end first."""
         return await self.run(partial(crew.ended_attempts, provider=provider, model=model, limit=limit))
 
+    async def spent(self, cap: Cap, task_id: str, at_ms: int) -> Spent:
+        """Return what stands against a cap."""
+        return await self.run(partial(spent, cap=cap, task_id=task_id, at_ms=at_ms))
+
     async def check(self) -> Sequence[Problem]:
         """Return what is wrong with the guards, the schema and the file's pages."""
         return await self.run(reads.check)
@@ -158,27 +183,35 @@ class SqliteStore:
         self._refuse_unusable()
         return await self._writer.run(work)
 
+    async def snapshot(self, work: Callable[[Snapshot], Awaitable[T]]) -> T:
+        """Do a piece of work on the ledger as it stands at one instant; see ``Askable``."""
+        return await self._read(partial(in_snapshot, work=work))
+
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that only reads on a reader's thread, patiently while the file is locked.
 
         Raises:
             LedgerError: the file cannot be read.
         """
+        return await self._read(lambda reader: reader.run(partial(reads.legible, work=work)))
+
+    async def _read(self, work: Callable[[OneHop], Awaitable[T]]) -> T:
+        """Lend out a reader, patiently while the file is locked."""
         patience = Patience(self._busy_deadline_s)
         while True:
             try:
                 async with self._permits:
                     self._refuse_unusable()
-                    return await self._run_once(work)
+                    return await self._lent(work)
             except sqlite3.Error as error:
                 if not is_busy(error) or patience.is_over():
                     raise as_ledger_error(error, self._path) from error
             await patience.wait()
 
-    async def _run_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def _lent(self, work: Callable[[OneHop], Awaitable[T]]) -> T:
         reader = self._idle.pop() if self._idle else await checked_out(self._readers)
         try:
-            return await reader[1].run(partial(reads.legible, work=work))
+            return await work(reader[1])
         finally:
             self._idle.append(reader)
 
@@ -197,6 +230,8 @@ class SqliteStore:
             async with asyncio.timeout(CLOSE_WITHIN_S):
                 for _ in range(READERS):
                     await self._permits.acquire()
+                if self._idle and not self._bereft:
+                    await self._idle[-1][1].run(partial(settle, path=Path(self._path)))
                 while self._idle:
                     await self._idle.pop()[0].close()
                 await self._readers.dispose()

@@ -20,11 +20,12 @@ from ledger.errors import DispatchError, EventInvalid
 from ledger.store import rows
 from ledger.store import sqlite_statements as sql
 from ledger.store import tables as t
+from ledger.store.caps import Purses, check_caps
 from ledger.store.limits import Places, check_limits
 from ledger.store.projection import Changes, Known, project
-from ledger.store.protocol import LimitReached
-from ledger.store.sealing import NEW_STREAM, TAKEN, Head, is_repeat, refuse, sealed, versions
-from ledger.store.sqlite_limits import written_in_flight
+from ledger.store.protocol import CapReached, LimitReached
+from ledger.store.sealing import NEW_STREAM, TAKEN, Head, erased, is_repeat, refuse, sealed, versions
+from ledger.store.sqlite_limits import written_in_flight, written_spent
 from ledger.store.sqlite_steps import Insert, array_of, blobs, insert_into, rows_of
 
 __all__ = ["append_group", "recorded_from"]
@@ -94,6 +95,7 @@ class Batch:
     """The rows to write, a list for each statement."""
 
     places: Places
+    purses: Purses
     events: list[Recorded] = field(default_factory=list)
     payloads: list[dict[str, Any]] = field(default_factory=list)
     keys: list[dict[str, Any]] = field(default_factory=list)
@@ -102,6 +104,8 @@ class Batch:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     validations: list[dict[str, Any]] = field(default_factory=list)
     task_labels: list[dict[str, Any]] = field(default_factory=list)
+    erased: list[tuple[str, str]] = field(default_factory=list)
+    """Task and slot of texts to delete."""
 
     def write(self, database: sqlite3.Connection) -> None:
         """Write the rows there are; first the events, which tell whether a stream is as new as its append has it."""
@@ -118,6 +122,9 @@ class Batch:
         for statement, many in statements:
             if many:
                 statement.write(database, many)
+        if self.erased:
+            database.executemany("DELETE FROM payloads WHERE task_id = ? AND slot = ?", self.erased)
+            database.executemany("DELETE FROM keys WHERE task_id = ?", {(task_id,) for task_id, _ in self.erased})
 
 
 def _write_apart(database: sqlite3.Connection, append: Append, now_ms: int) -> Outcome:
@@ -141,11 +148,12 @@ def _write(
     Unless it has to be ``sure``, an append that begins a stream is believed: the constraints tell if there is one.
     """
     before = _before(database, [append.task_id for append in appends if sure or append.expected_version > 0])
-    batch = Batch(Places(partial(written_in_flight, database, now_ms=now_ms), now_ms))
+    places = Places(partial(written_in_flight, database, now_ms=now_ms), now_ms)
+    batch = Batch(places, Purses(partial(written_spent, database)))
     outcomes: list[Outcome] = []
     for append in appends:
         outcome = _fate(batch, database, append, before, now_ms)
-        if isinstance(outcome, LimitReached) and append.expected_version == 0:
+        if isinstance(outcome, LimitReached | CapReached) and append.expected_version == 0:
             # It was only believed: if it is there already, no limit stands in its way.
             outcome = _fate(batch, database, append, _before(database, [append.task_id]), now_ms)
         outcomes.append(outcome)
@@ -173,6 +181,7 @@ def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Be
     known = before.known.get(append.task_id, NOTHING)
     changes = project(known, chain, lambda: [recorded.event() for recorded in stream])
     check_limits(append.limits, known, changes, now_ms, batch.places.taken)
+    check_caps(append.caps, known, changes, batch.purses.spent, before.newest + len(batch.events))
     if append.key_digest is not None and owner is None:
         batch.keys.append({"digest": append.key_digest, "task_id": append.task_id})
     added = [recorded for recorded, _ in chain]
@@ -180,6 +189,7 @@ def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Be
     if changes.task is not None:
         _add_projected(batch, changes, changes.task)
         batch.places.add(known, changes)
+        batch.purses.add(known, changes, (*stream, *added)[0])
     return (*stream, *added)
 
 
@@ -208,6 +218,7 @@ def _key_owner(database: sqlite3.Connection, append: Append) -> str | None:
 
 def _add(batch: Batch, append: Append, chain: Sequence[Recorded]) -> None:
     batch.events += chain
+    batch.erased += erased(append)
     batch.payloads += [
         {"task_id": append.task_id, "slot": payload.slot, "salt": payload.salt, "bytes": payload.content}
         for payload in append.payloads

@@ -16,9 +16,17 @@ from ledger.store.sqlite_connection import connect
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
 from ledger.store.waiting import Patience
 
-__all__ = ["SqliteEnd", "sqlite_end"]
+__all__ = ["ROWS", "SqliteEnd", "order_of", "sqlite_end"]
 
 BUSY_DEADLINE_S: Final = 30.0
+ROWS: Final = 1000
+ORDERED: Final = 4
+"""Columns that put every table and view in order."""
+
+
+def order_of(columns: Sequence[str]) -> str:
+    """Return what to order a table or view by, so that it comes out the same each time."""
+    return ", ".join(str(place) for place in range(1, min(len(columns), ORDERED) + 1))
 
 
 class SqliteEnd:
@@ -43,6 +51,33 @@ class SqliteEnd:
         places = ", ".join("?" * len(table.c))
         text = f"INSERT INTO {table.name} ({columns}) VALUES ({places})"  # noqa: S608 - our own names
         await asyncio.to_thread(self._database.executemany, text, [tuple(row) for row in rows])
+
+    async def texts(self, places: Sequence[tuple[str, str]]) -> Sequence[Sequence[Any]]:
+        """Return the payloads at these places."""
+
+        def read() -> list[Any]:
+            text = "SELECT task_id, slot, salt, bytes FROM payloads WHERE task_id = ? AND slot = ?"
+            return [row for place in places for row in self._database.execute(text, place)]
+
+        return await asyncio.to_thread(read)
+
+    async def listed(self, name: str) -> AsyncIterator[tuple[Sequence[str], Sequence[Sequence[Any]]]]:
+        """Yield the columns and rows of a table or view."""
+        columns = [row[1] for row in self._database.execute(f'PRAGMA table_info("{name}")')]
+        if not columns:
+            yield columns, ()
+            return
+        text = f'SELECT * FROM "{name}" ORDER BY {order_of(columns)}'  # noqa: S608 - our own names
+        cursor = await asyncio.to_thread(self._database.execute, text)
+        rows = await asyncio.to_thread(cursor.fetchmany, ROWS)
+        yield columns, rows
+        while rows := await asyncio.to_thread(cursor.fetchmany, ROWS):
+            yield columns, rows
+
+    async def run(self, statements: Sequence[str]) -> None:
+        """Run statements that answer nothing."""
+        for statement in statements:
+            await asyncio.to_thread(self._database.execute, statement)
 
     async def clear_salts(self) -> None:
         """Make room for other salts."""

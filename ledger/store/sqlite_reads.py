@@ -11,7 +11,7 @@ from ledger.errors import LedgerCorrupt
 from ledger.store import sqlite_statements as sql
 from ledger.store.protocol import Problem, Projected, TaskQuery
 from ledger.store.sqlite_lists import page_of_tasks
-from ledger.store.sqlite_schema import problems
+from ledger.store.sqlite_schema import furnishing_problems, problems
 
 __all__ = [
     "check",
@@ -129,7 +129,7 @@ def check(database: sqlite3.Connection) -> tuple[Problem, ...]:
         for (said,) in database.execute(f"PRAGMA quick_check({DAMAGE_MAX})")
         if said != "ok"
     ]
-    return (*problems(database), *damage)
+    return (*problems(database), *furnishing_problems(database), *damage)
 
 
 class _Snapshot:

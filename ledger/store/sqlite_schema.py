@@ -11,13 +11,14 @@ from typing import Final
 from ledger.errors import LedgerCorrupt, LedgerVersion
 from ledger.store.protocol import Problem
 from ledger.store.tables import METADATA
+from ledger.store.views import INDEXES, SQLITE_VIEWS
 
-__all__ = ["REVISIONS", "Found", "inspect", "problems", "refuse"]
+__all__ = ["REVISIONS", "Found", "furnishing_problems", "inspect", "problems", "refuse"]
 
 APPLICATION_ID: Final = 0x646C6467
 """``dldg`` in the header of the file."""
 
-REVISIONS: Final = ("0001", "0002")
+REVISIONS: Final = ("0001", "0002", "0003")
 """The schema's versions in their order; the last is this program's."""
 
 FINGERPRINT: Final = {
@@ -105,6 +106,22 @@ def _missing_columns(database: sqlite3.Connection) -> list[Problem]:
         if absent:
             missing.append(Problem("schema", None, None, f"table {table.name} lacks {', '.join(absent)}"))
     return missing
+
+
+def furnishing_problems(database: sqlite3.Connection) -> list[Problem]:
+    """Look for the views and indexes: without them nothing is lost, and questions have no answer or a slow one."""
+    rows = database.execute("SELECT type || ' ' || name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    found = {name: fingerprint(text) for name, text in rows}
+    made = {f"index {name}": text for name, text in INDEXES.items()}
+    made |= {f"view {name}": text for name, text in SQLITE_VIEWS.items()}
+    indexes = {f"index {index.name}" for table in METADATA.sorted_tables for index in table.indexes}
+    lacking = [f"{name} is missing" for name in sorted({*made, *indexes} - found.keys())]
+    changed = [
+        f"{name} is not as it was made" for name in made if found.get(name, "") not in {"", fingerprint(made[name])}
+    ]
+    return [
+        Problem("schema", None, None, f"{said}: `dispatch-ledger db rebuild` makes it") for said in lacking + changed
+    ]
 
 
 def fingerprint(text: str) -> str:

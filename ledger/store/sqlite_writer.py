@@ -50,6 +50,8 @@ class Work(NamedTuple):
     run: Callable[[sqlite3.Connection, int], Any]
     told: asyncio.Future[Any]
     since_s: float
+    bare: bool
+    """In no transaction."""
 
 
 class Writer:
@@ -75,10 +77,10 @@ class Writer:
         self._wake.set()
         return await told
 
-    async def run(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
-        """Run a function of the connection and the instant in a transaction of its own, between two groups."""
+    async def run(self, work: Callable[[sqlite3.Connection, int], T], *, bare: bool = False) -> T:
+        """Run a function of the connection and the instant in a transaction of its own, or none, between two groups."""
         told: asyncio.Future[T] = self._promised()
-        self._works.append(Work(work, told, time.monotonic()))
+        self._works.append(Work(work, told, time.monotonic(), bare))
         self._wake.set()
         return await told
 
@@ -147,7 +149,8 @@ class Writer:
     async def _do(self, work: Work) -> None:
         """Do one work, again and again while the file is locked; tell who asked for it."""
         with self._telling((work,)):
-            result = await self._written(partial(_in_transaction, work=work.run), work.since_s)
+            run = work.run if work.bare else partial(_in_transaction, work=work.run)
+            result = await self._written(run, work.since_s)
             if not work.told.done():
                 work.told.set_result(result)
 

@@ -21,6 +21,7 @@ from ledger.store.columns import (
     TASK_WAITS,
     integer,
     octets,
+    of_reports,
     partial_index,
     string,
 )
@@ -140,6 +141,7 @@ attempts = Table(
     PrimaryKeyConstraint("task_id", "attempt", name="attempts_pk"),
     partial_index("attempts_in_flight", "provider", "request_model", "deadline_ms", where=ATTEMPT_IN_FLIGHT),
     partial_index("attempts_ended", "provider", "request_model", "ended_at_ms", where=ATTEMPT_ENDED),
+    *of_reports(),
     sqlite_strict=True,
 )
 

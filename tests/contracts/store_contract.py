@@ -16,13 +16,14 @@ from ledger.errors import EventInvalid, LedgerError, VersionConflict
 from ledger.store.projection import project_stream
 from ledger.store.protocol import KeyTaken, Projected, Store, TaskQuery
 from tests.contracts.appends import Clock, submission, task, tick, ticks, whole
+from tests.contracts.caps_contract import CapsContract
 from tests.contracts.workers_contract import WorkersContract
 from tests.histories import START_MS, History, request, step
 
 __all__ = ["Clock", "StoreContract", "submission", "task", "tick", "whole"]
 
 
-class StoreContract(WorkersContract):
+class StoreContract(WorkersContract, CapsContract):
     """The suite."""
 
     async def test_a_new_ledger_is_empty(self, store: Store) -> None:

@@ -108,7 +108,7 @@ def answer(
             "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
             "output_tokens": 1 + len(said) // 4,
             "service_tier": "standard",
-            "inference_geo": "us",
+            "inference_geo": "global",
         }
         message = {
             "id": f"msg_{request.index:08d}",

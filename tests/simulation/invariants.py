@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,7 +18,7 @@ from ledger.executor.intake import Dispatched
 from ledger.parts import Decision
 from ledger.state import CLOCK_SET_BACK_MS, INITIAL, Absent, Ended, Held, Ready, State, Undecided, Waiting
 from ledger.system_events import BreakerClosed, BreakerOpened
-from tests.simulation.loop import Host, drive
+from tests.simulation.loop import Host
 
 if TYPE_CHECKING:
     from tests.simulation.world import Job, World
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Book", "Call", "Checker", "Violation"]
 
 Accounts = e.AttemptSucceeded | e.AttemptFailed | e.AttemptSettled
+DAY_MS: Final = 86_400_000
 STALE_S: Final = 0.5
 """How old a look at a breaker may be."""
 AFTER_THE_END = (e.AttemptSettled, e.PayloadErased)
@@ -111,6 +113,8 @@ class Checker:
         """By worker."""
         self.brakes: dict[tuple[str, str], Opened] = {}
         """By provider and model: the breakers that are not closed."""
+        self.owed: dict[tuple[int, str, int], int] = {}
+        """By day, task and attempt: what it cost, or may have cost at the most."""
         self.seen: set[str] = set()
         """What has happened at all: types of events, and the rules of decisions."""
 
@@ -151,6 +155,7 @@ class Checker:
         task_id = fresh[0].task_id
         if task_id.startswith("breaker:"):
             self._braked(fresh)
+        if ":" in task_id:
             return
         book = self.books.setdefault(task_id, Book(task_id))
         before = book.state
@@ -158,6 +163,7 @@ class Checker:
             event = recorded.event()
             self.seen.add(event.rule if isinstance(event, Decision) else event.TYPE)
             self._event(book, event)
+            self._owes(recorded, event)
             book.state = evolve(book.state, event)
         self._rests(book)
         for recorded in fresh:
@@ -166,6 +172,22 @@ class Checker:
         stream, projected = self._world.store.standing(task_id)
         for problem in projection_problems(task_id, stream, projected):
             self.fail("fold equals projection", problem.detail)
+
+    def _owes(self, recorded: Recorded, event: e.Event) -> None:
+        """Add up by our own figures what each day may have cost; a day never has more than its cap."""
+        match event:
+            case e.AttemptStarted():
+                day = recorded.recorded_at_ms // DAY_MS
+                self.owed[day, recorded.task_id, event.attempt] = event.upper_bound_nano_usd or 0
+            case e.AttemptSucceeded() | e.AttemptFailed() | e.AttemptSettled() if event.cost_nano_usd is not None:
+                for key in self.owed:
+                    if key[1:] == (recorded.task_id, event.attempt):
+                        self.owed[key] = event.cost_nano_usd
+        cap = self._world.config.budget.max_usd_per_day
+        for day in {day for day, *_ in self.owed}:
+            owed = sum(amount for (of, *_), amount in self.owed.items() if of == day)
+            if cap is not None and owed > cap * 10**9:
+                self.fail("no cap is passed", f"{recorded.task_id} makes it {owed} of {cap} USD")
 
     def _braked(self, fresh: Sequence[Recorded]) -> None:
         for recorded in fresh:
@@ -212,6 +234,8 @@ class Checker:
                 self._orphaned(book, event)
             case e.AttemptSettled():
                 self._settled(book, event)
+            case e.EscalationSelected():
+                book.tries.clear()  # another answer: its judge has its tries anew
             case e.RetryScheduled():
                 book.not_before_ms, book.waits_since_ms = event.not_before_ms, event.inputs.decided_at_ms
                 book.jumps = self._world.jumps
@@ -352,7 +376,7 @@ class Checker:
                 self.fail("progress", f"{book.task_id} rests in {type(book.state).__name__}")
             self._sums(book)
         if self._world.audited:
-            for problem in drive(verify(self._world.store)).problems:
+            for problem in asyncio.run(verify(self._world.store)).problems:
                 self.fail("verify finds nothing", str(problem))
 
     def _recorded(self, call: Call) -> None:

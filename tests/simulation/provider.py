@@ -9,8 +9,9 @@ from typing import Any, Final
 from clients.base import ErrorType, ExecutionResult, Usage
 from tests.simulation.loop import Choices
 
-__all__ = ["VERDICT", "answer"]
+__all__ = ["UPWARDS", "VERDICT", "answer"]
 
+UPWARDS: Final = '{"pass": false, "issues": ["short"], "confidence": 0.9, "escalate": true}'
 VERDICT: Final = '{"pass": true, "issues": [], "confidence": 0.9, "escalate": false}'
 LATENCY_S: Final = (0.1, 0.0, 1.0, 4.9)
 

@@ -61,7 +61,7 @@ STYLES: Final = (
 
 
 @lru_cache(64)
-def configured(on_unknown: str, max_orphans: int, concurrency: int, failures: int) -> Config:
+def configured(on_unknown: str, max_orphans: int, concurrency: int, failures: int, cap_usd: float | None) -> Config:
     """Return a configuration; its attempts are short, so that a world is."""
     return Config.from_mapping(
         {
@@ -71,8 +71,9 @@ def configured(on_unknown: str, max_orphans: int, concurrency: int, failures: in
                 "backoff_initial_s": 5,
                 "backoff_max_s": 20,
             },
-            "tiers": {tier: {"timeout_s": 5} for tier in ("flash", "haiku", "sonnet")},
+            "tiers": {tier: {"timeout_s": 5} for tier in ("flash", "haiku", "sonnet", "opus")},
             "providers": {"gemini": {"concurrency": concurrency}, "anthropic": {"concurrency": 2 * concurrency}},
             "breakers": {"failures": failures},
+            "budget": {} if cap_usd is None else {"max_usd_per_day": cap_usd},
         }
     )

@@ -14,6 +14,7 @@ from ledger import Config, Executor
 from ledger import commands as c
 from ledger.envelope import Append, Recorded
 from ledger.errors import LedgerError, LedgerFull
+from ledger.executor.books import built
 from ledger.executor.listening import Listener
 from ledger.executor.requests import Judged, Request
 from ledger.executor.transact import Desk
@@ -22,7 +23,7 @@ from ledger.ports import Ports
 from tests.simulation.invariants import Checker, Violation
 from tests.simulation.loop import HOST, Choices, Host, SimLoop
 from tests.simulation.machine import Folder
-from tests.simulation.provider import VERDICT, answer
+from tests.simulation.provider import UPWARDS, VERDICT, answer
 from tests.simulation.shared import SimClient, SimLedger, SimStore
 from tests.simulation.styles import STYLES, Fault, Style, configured
 
@@ -38,11 +39,17 @@ AUDITED: Final = 4
 DOWN_S: Final = (0.1, 1.0, 5.0, 30.0)
 PAUSE_S: Final = (0.2, 40.0, 90.0)
 TIERS: Final[tuple[Tier, ...]] = ("flash", "haiku", "sonnet")
+VALIDATED_EVERY: Final = 3
+"""One job in so many has its answer judged."""
+ACCEPTED_FROM: Final = 5
+"""The first attempt whose verdict passes; those before send the task up."""
 KINDS: Final[tuple[Kind, ...]] = ("shell", "shell", "worker", "resume")
 SKEWS_MS: Final = (0, 0, 2_000, -2_000, 100_000, -100_000)
 JUMPS_MS: Final = (5, -5, 3_000, -3_000, -100_000, -86_400_000, 3_600_000)
 Kind = Literal["shell", "worker", "resume"]
 JOB: Final = re.compile(r"job (\d+)")
+
+built({})  # no thread may make it while a world's clock stands still
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,7 @@ class World:
             draw.one_of((5, 1, 2, 0)),
             draw.one_of((2, 1)),
             draw.one_of((20, 3, 2, 0)),
+            draw.one_of((None, None, None, 0.05, 0.025)),
         )
         self.audited = draw.below(AUDITED) == 0
         jobs = [self._job(number) for number in range(1 + draw.below(3))]
@@ -152,6 +160,7 @@ class World:
             retry_count=draw.one_of((2, 0, 1)),
             key=f"key {number}",
             judged=judged,
+            validated=judged is None and number % VALIDATED_EVERY == 0,
         )
         return Job(number, request, poison=draw.chance(self.style.poison), queued=queued)
 
@@ -374,7 +383,7 @@ class World:
         call = self.checker.sending(host, job)
         self.tell(f"{host.name} calls {model} for {job}, attempt {call.attempt}")
         if judge:
-            call.text = VERDICT
+            call.text = UPWARDS if job.request.validated and call.attempt < ACCEPTED_FROM else VERDICT
         try:
             if job.poison:
                 self.crash(host)

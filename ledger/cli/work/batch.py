@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from ledger.cli.work.frame import opened, perform
 from ledger.cli.work.progress import progress
 from ledger.cli.work.words import plural
 from ledger.errors import LedgerError, RequestRefused
+from ledger.executor.replay_plans import Replay
 
 __all__ = ["run_file"]
 
@@ -32,21 +34,25 @@ INTERRUPTED: Final = "what is done is done: the same command goes on with what i
 ELSEWHERE: Final = "every answer is in the ledger: the same command with another --out writes them, without a call"
 
 
-def run_file(common: Common, file: str, concurrency: int | None, out: str | None) -> int:
+def run_file(common: Common, file: str, concurrency: int | None, out: str | None, *, retry_failed: bool = False) -> int:
     """Run a batch and return the exit code."""
 
     def work() -> Coroutine[Any, Any, int]:
         batch = _read(file)
         _refuse_place(out)
-        return _run(common, batch, file, concurrency, out)
+        return _run(common, batch, file, concurrency, out, retry_failed=retry_failed)
 
     return perform(work, interrupted=INTERRUPTED)
 
 
-async def _run(common: Common, batch: Sequence[Asked], name: str, concurrency: int | None, out: str | None) -> int:
+async def _run(
+    common: Common, batch: Sequence[Asked], name: str, concurrency: int | None, out: str | None, *, retry_failed: bool
+) -> int:
     results = _Results(sum(len(asked.lines) for asked in batch), kept=out is not None)
     async with opened(common, create=True, tiers={asked.request.tier for asked in batch}) as executor:
         await refuse_taken_keys(executor, batch, name)
+        now_ms = time.time_ns() // 1_000_000
+        retry = Replay(executor.registry, asked_at_ms=now_ms) if retry_failed else None
         with progress(results.total) as report:
 
             def on_finished(finished: Finished) -> None:
@@ -54,7 +60,7 @@ async def _run(common: Common, batch: Sequence[Asked], name: str, concurrency: i
                 report(finished.count, len(finished.asked.lines))
 
             try:
-                tally = await run_batch(executor, batch, concurrency=concurrency, on_finished=on_finished)
+                tally = await run_batch(executor, batch, concurrency=concurrency, on_finished=on_finished, retry=retry)
             except (LedgerError, asyncio.CancelledError) as error:
                 advice = "; the same command goes on with what is left" if isinstance(error, LedgerError) else ""
                 output.note(f"{results.so_far()}{advice}")

@@ -12,14 +12,15 @@ from ledger.cli import output
 from ledger.cli.exits import DONE
 from ledger.cli.options import Common
 from ledger.cli.work.frame import perform
-from ledger.config.load import load
+from ledger.cli.work.spending import Standing, standings, tell_standings
+from ledger.config.load import load, resolve_ledger
 from ledger.config.mistakes import name_of
 from ledger.config.origins import VARIABLES, Setting, settings
 from ledger.remarks import Remark, remarks
 
 __all__ = ["show_config"]
 
-NESTED: Final = frozenset({"tiers", "providers"})
+NESTED: Final = frozenset({"tiers", "providers", "prices"})
 """Tables of tables; everywhere else a deeper key is written with dots."""
 
 
@@ -29,11 +30,14 @@ def show_config(common: Common) -> int:
     async def work() -> int:
         loaded = load(common.config)
         found, told = settings(loaded, common.ledger), remarks(loaded.config)
+        spent = await standings(loaded.config, resolve_ledger(common.ledger, loaded.config))
         is_set = {name: bool(os.environ.get(name)) for name in VARIABLES}
         if common.as_json:
-            output.document(_document(loaded.source, found, is_set, told))
+            output.document(
+                {**_document(loaded.source, found, is_set, told), "budgets": [one.document() for one in spent]}
+            )
         else:
-            _tell(loaded.source, found, is_set, told)
+            _tell(loaded.source, found, is_set, spent, told)
         return DONE
 
     return perform(work)
@@ -49,19 +53,28 @@ def _document(
     return {"file": source, "values": values, "environment": dict(is_set), "warnings": [asdict(one) for one in told]}
 
 
-def _tell(source: str | None, found: Sequence[Setting], is_set: Mapping[str, bool], told: Sequence[Remark]) -> None:
+def _tell(
+    source: str | None,
+    found: Sequence[Setting],
+    is_set: Mapping[str, bool],
+    spent: tuple[Standing, ...],
+    told: Sequence[Remark],
+) -> None:
     """Write the values as TOML, each with its origin behind it."""
     output.write(f"# file: {output.visible(source or 'none; all of this is built in')}\n")
     table: tuple[str, ...] = ()
     for one in found:
-        depth = 0 if len(one.path) == 1 else 1 + (one.path[0] in NESTED)
+        is_empty = len(one.path) == 1 and one.value == {}
+        depth = 1 if is_empty else 0 if len(one.path) == 1 else 1 + (one.path[0] in NESTED)
         if one.path[:depth] != table:
             table = one.path[:depth]
             output.write(f"\n[{name_of(table)}]\n")
-        output.write(f"{_line(one, depth)}\n")
+        if not is_empty:
+            output.write(f"{_line(one, depth)}\n")
     output.write("\n# environment (values are never shown):\n")
     for name, there in is_set.items():
         output.write(f"#   {name} is {'set' if there else 'not set'}\n")
+    tell_standings(spent)
     for remark in told:
         output.note(f"warning: {remark.said}; {remark.advice}")
 
@@ -89,7 +102,8 @@ def _toml(value: Any) -> str:
         case list():
             return f"[{', '.join(map(_toml, value))}]"
         case dict():
-            inside = ", ".join(f"{name_of((name,))} = {_toml(part)}" for name, part in value.items())
+            written = [(name, part) for name, part in value.items() if part is not None]
+            inside = ", ".join(f"{name_of((name,))} = {_toml(part)}" for name, part in written)
             return f"{{ {inside} }}" if inside else "{}"
         case str():
             # TOML's escapes are JSON's, but for DEL, which JSON leaves raw; the others go out as \uXXXX here.

@@ -17,11 +17,11 @@ from ledger.cli.exits import DONE, FOUND
 from ledger.cli.options import TIERS, Common
 from ledger.cli.work.frame import opened, perform
 from ledger.cli.work.show import gathered, tell_task
-from ledger.cli.work.validate import stored_answer
 from ledger.cli.work.verify import tell_report
 from ledger.demo import TO_JUDGE, demo_batch, demo_config
 from ledger.errors import RequestRefused
 from ledger.executor.api import Executor
+from ledger.executor.verdicts import stored_answer
 from ledger.store.opening import parse_url
 from ledger.store.protocol import Projected, Store
 

@@ -7,9 +7,9 @@ import signal
 import warnings
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ledger import Executor, Ledger
+from ledger import Ledger
 from ledger.cli.exits import INTERRUPTED, LEDGER, USAGE
 from ledger.cli.options import Common
 from ledger.cli.output import complain, note
@@ -18,7 +18,10 @@ from ledger.errors import ClientError, DispatchError, LedgerFull, TaskNotFound, 
 from ledger.remarks import remarks
 from ledger.store.protocol import Store
 
-__all__ = ["exit_code", "one_task", "opened", "perform"]
+if TYPE_CHECKING:
+    from ledger import Executor
+
+__all__ = ["exit_code", "one_task", "opened", "opened_to_read", "perform"]
 
 
 def exit_code(error: DispatchError) -> int:
@@ -85,6 +88,8 @@ async def opened(
         ConfigurationError: the configuration cannot be used.
         LedgerError: the ledger cannot be opened.
     """
+    from ledger import Executor  # noqa: PLC0415 - whoever only reads does without its weight
+
     config = load_config(common.config) if config is None else config
     for remark in remarks(config, tiers=tiers) if create or calls else ():
         note(f"warning: {remark.said}; {remark.advice}")
@@ -93,6 +98,19 @@ async def opened(
         Executor(ledger, config) as executor,
     ):
         yield executor
+
+
+@asynccontextmanager
+async def opened_to_read(common: Common, config: Config | None = None) -> AsyncIterator[Store]:
+    """Open the ledger that the command names, which is there, and nothing beside it.
+
+    Raises:
+        ConfigurationError: the configuration cannot be used.
+        LedgerError: the ledger cannot be opened.
+    """
+    config = load_config(common.config) if config is None else config
+    async with Ledger.open(resolve_ledger(common.ledger, config), create=False) as ledger:
+        yield await ledger.store()
 
 
 async def one_task(store: Store, part: str) -> str:

@@ -18,16 +18,16 @@ Report = Callable[[str, int], None]
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Report]:
-    """Show how many of ``total`` lines are done, for as long as the block lasts."""
+def progress(total: int, of: str = "lines") -> Iterator[Report]:
+    """Show how many of ``total`` lines, or what they are called, are done, for as long as the block lasts."""
     if output.is_terminal(sys.stderr):
         with _bar(total) as report:
             yield report
     else:
-        yield _lines(total)
+        yield _lines(total, of)
 
 
-def _lines(total: int) -> Report:
+def _lines(total: int, of: str) -> Report:
     """Write a line at about every tenth of the way."""
     counts: Counter[str] = Counter()
     told = 0
@@ -38,7 +38,7 @@ def _lines(total: int) -> Report:
         done = counts.total()
         if done * STEPS // total > told:
             told = done * STEPS // total
-            output.note(f"{done:,}/{total:,} lines: {_said(counts)}")
+            output.note(f"{done:,}/{total:,} {of}: {_said(counts)}")
 
     return report
 

@@ -12,11 +12,16 @@ from ledger.cli.exits import DONE
 from ledger.cli.options import Common
 from ledger.cli.work.advice import next_step
 from ledger.cli.work.frame import one_task, opened, perform
+from ledger.cli.work.standing import state_lines, state_record, texts_until, until
 from ledger.cli.work.story import event_lines
+from ledger.cli.work.verdict_words import judged_since, since_line
 from ledger.cli.work.words import clock, instant, plural
 from ledger.envelope import Recorded, Stream
+from ledger.events import PayloadErased
 from ledger.executor.results import tell
+from ledger.executor.transact import state_of
 from ledger.parts import Decision
+from ledger.store.projection import project_stream
 from ledger.store.protocol import Projected, Store
 from ledger.system_events import BreakerOpened
 
@@ -24,6 +29,7 @@ __all__ = ["event_record", "gathered", "show_task", "tell_task"]
 
 SHORT: Final = 1_500
 INDENT: Final = " " * 20
+ERASED: Final = "(erased)"
 TEXTS: Final = (("system", "system"), ("prompt", "prompt"), ("output", "judged output"))
 
 Row = Mapping[str, Any]
@@ -39,11 +45,20 @@ class Gathered:
     texts: Mapping[str, str]
     brakes: tuple[Recorded, ...] = ()
     """The openings of breakers that its decisions saw, in their order."""
+    of: int | None = None
+    """The events that there are, where only the first of them are told."""
+    judged: tuple[Row, ...] = ()
+    """The verdicts on its answer that are tasks of their own."""
 
     @property
     def task(self) -> Row:
         """Its row of ``tasks``; empty if that is missing."""
         return self.rows.tasks[0] if self.rows.tasks else {}
+
+    def erased(self, slot: str) -> str | None:
+        """Return what is shown in place of a text that was erased; None where there was none."""
+        events = (recorded.event() for recorded in self.stream if recorded.type == PayloadErased.TYPE)
+        return ERASED if any(isinstance(event, PayloadErased) and event.slot == slot for event in events) else None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -51,13 +66,13 @@ class Gathered:
         return {str(row["key"]): str(row["value"]) for row in self.rows.task_labels}
 
 
-def show_task(common: Common, part: str, *, full: bool) -> int:
-    """Tell a task's story and return the exit code."""
+def show_task(common: Common, part: str, *, full: bool, at: int | None = None) -> int:
+    """Tell a task's story, up to one of its versions if that is given, and return the exit code."""
 
     async def work() -> int:
         async with opened(common, create=False) as executor:
             store = await executor.ledger.store()
-            found = await gathered(store, await one_task(store, part))
+            found = await gathered(store, await one_task(store, part), at)
         if common.as_json:
             output.document(_document(found))
         else:
@@ -67,11 +82,20 @@ def show_task(common: Common, part: str, *, full: bool) -> int:
     return perform(work)
 
 
-async def gathered(store: Store, task_id: str) -> Gathered:
-    """Read everything of a task."""
+async def gathered(store: Store, task_id: str, at: int | None = None) -> Gathered:
+    """Read everything of a task; or what there was of it after the event of version ``at``.
+
+    Raises:
+        RequestRefused: the task has no such version.
+    """
     texts = {payload.slot: payload.content.decode() for payload in await store.payloads(task_id)}
     stream = await store.read(task_id)
-    return Gathered(task_id, stream, await store.projected(task_id), texts, await _brakes(store, stream))
+    if at is not None:
+        known = until(task_id, stream, at)
+        brakes = await _brakes(store, known)
+        return Gathered(task_id, known, project_stream(known), texts_until(known, texts), brakes, of=len(stream))
+    rows, brakes = await store.projected(task_id), await _brakes(store, stream)
+    return Gathered(task_id, stream, rows, texts, brakes, judged=await judged_since(store, task_id))
 
 
 async def _brakes(store: Store, stream: Stream) -> tuple[Recorded, ...]:
@@ -93,7 +117,13 @@ def _document(found: Gathered) -> dict[str, Any]:
         "validations": [dict(row) for row in found.rows.validations],
         "texts": dict(found.texts),
         "brakes": [event_record(recorded) for recorded in found.brakes],
+        "judged_since": [dict(row) for row in found.judged],
+        **({} if found.of is None else {"at": {"version": len(found.stream), "of": found.of, **_state(found)}}),
     }
+
+
+def _state(found: Gathered) -> dict[str, Any]:
+    return {"state": state_record(state_of(found.stream))}
 
 
 def event_record(recorded: Recorded) -> dict[str, Any]:
@@ -118,7 +148,7 @@ def tell_task(found: Gathered, *, full: bool) -> None:
     """Tell a task's story for people: its texts, then every event in order."""
     _head(found)
     for slot, name in TEXTS:
-        _text(name, found.texts.get(slot), full=full)
+        _text(name, found.texts.get(slot, found.erased(slot)), full=full)
     output.write("\n")
     brakes = [(recorded.position, recorded.event()) for recorded in found.brakes]
     openings = {position: event for position, event in brakes if isinstance(event, BreakerOpened)}
@@ -129,13 +159,22 @@ def tell_task(found: Gathered, *, full: bool) -> None:
         output.write(output.wrapped(output.visible(first), first=head, rest=INDENT))
         for line in others:
             output.write(output.wrapped(output.visible(line), first=INDENT, rest=INDENT))
+    if found.of is not None:
+        output.write(f"\nwhat the executor knew at version {len(found.stream)} of {found.of}\n")
+        for line in state_lines(state_of(found.stream)):
+            output.write(output.wrapped(output.visible(line), first="  ", rest="  "))
+    if found.judged:
+        output.write("\njudged since\n")
+        for row in found.judged:
+            output.write(output.wrapped(since_line(row), first="  ", rest="    "))
     _text("answer", _answer(found), full=full)
 
 
 def _answer(found: Gathered) -> str | None:
     """Return the text of the task's answer, if it has one."""
     story = tell(found.task_id, found.stream)
-    return None if story is None else found.texts.get(f"response/{story.answering}")
+    slot = f"response/{story.answering}" if story is not None else ""
+    return found.texts.get(slot, found.erased(slot))
 
 
 def _head(found: Gathered) -> None:

@@ -7,10 +7,12 @@ from typing import Final
 
 from ledger import events as e
 from ledger.cli import output
+from ledger.cli.work.verdict_words import judged_words, verdict_lines
 from ledger.cli.work.words import clock, plural
-from ledger.parts import Decision, Outcome
+from ledger.executor.budgets import in_usd
+from ledger.parts import ByRule, ByScore, Decision, Outcome, Why
 from ledger.policy import Step
-from ledger.system_events import BreakerClosed, BreakerOpened
+from ledger.system_events import BreakerClosed, BreakerOpened, PriceBookPublished
 
 __all__ = ["cost_of", "event_lines"]
 
@@ -49,39 +51,59 @@ def event_lines(event: e.Event, texts: Texts, openings: Openings | None = None) 
                 *_details(event),
             ]
         case e.ValidationPassed() | e.ValidationFailed():
-            word = "passed" if isinstance(event, e.ValidationPassed) else "did not pass"
-            escalate = ", asks for a higher tier" if event.escalate else ""
-            head = f"the output {word}, confidence {event.confidence_thousandths / 1000:g}{escalate}"
-            issues = texts.get(f"issues/{event.judge_attempt}")
-            return [head] if issues is None else [head, f"issues {output.visible(issues)}"]
+            return verdict_lines(event, texts)
         case e.ValidationErrored():
-            return [f"no verdict could be had: {event.error_type}"]
+            return [f"no verdict could be had on {judged_words(event)}: {event.error_type}; that is never a pass"]
         case e.PayloadErased():
             return [f"the text {event.slot} was erased: {output.visible(event.reason)}"]
         case BreakerOpened():
             return _opened(event)
         case BreakerClosed():
             return [f"{event.provider} {event.model} is called again: event {event.trial_event_id} went through"]
+        case PriceBookPublished():
+            return [f"prices of {output.visible(f'{event.source} {event.source_version}')}, book {event.price_book}"]
         case Decision():
-            return [*_decided(event), *_brakes(event, openings or {})]
+            return [*_decided(event), *_brakes(event, openings or {}), *_budgets(event)]
         case _:
             return [event.TYPE]
 
 
 def _submitted(event: e.TaskSubmitted) -> list[str]:
-    why = {"caller": "the caller asked for it"}.get(event.why.kind, f"by {event.why.kind}")
+    why = _why(event.why)
     steps = event.judge if event.kind == "validation" else event.route
     policy = event.policy
     waits = f"waits {policy.backoff_initial_ms:,} ms, times {policy.backoff_multiplier_ppm / 1_000_000:g} each time"
     limit = f"output limit {event.max_tokens:,} tokens"
+    if not steps:
+        return [f"a person judges attempt {event.judged_attempt} of task {event.judged_task_id}"]
+    rules = (
+        f"retry-after up to {policy.retry_after_max_ms:,} ms",
+        f"on_unknown {policy.on_unknown}",
+        f"on_truncated {policy.on_truncated}",
+        f"{policy.max_orphans} orphans in a row",
+    )
     lines = [
         f"decided route: {event.kind} on {event.tier}, {why}",
         ", then ".join(_step(step) for step in steps),
         f"{waits}, at most {policy.backoff_max_ms:,} ms, ± {policy.jitter_ppm / 10_000:g} %; {limit}",
+        f"policy {event.policy_hash[:12]}: {', '.join(rules)}",
     ]
+    if event.route and event.judge:
+        up = ", then ".join(step.tier for step in event.ladder) or "nowhere: no tier is above"
+        lines.append(f"judged by {', '.join(_step(step) for step in event.judge)}; a verdict may lead up to {up}")
     if event.judged_task_id is not None:
         lines.append(f"judges attempt {event.judged_attempt} of task {event.judged_task_id}")
     return lines
+
+
+def _why(why: Why) -> str:
+    match why:
+        case ByRule():
+            return output.visible(f"by the rule {why.rule}")
+        case ByScore():
+            return output.visible(f"by a score of {why.score_ppm / 1_000_000:g} from {why.scorer}")
+        case _:
+            return "the caller asked for it"
 
 
 def _step(step: Step) -> str:
@@ -134,7 +156,7 @@ def cost_of(event: Outcome) -> str:
 
 def _exposure(exposure_nano_usd: int | None) -> str:
     if exposure_nano_usd is None:
-        return f"cost unknown ({output.NO_PRICES})"
+        return "cost unknown, no price is known"
     return f"cost unknown, at most {exposure_nano_usd / output.NANO:.6f} USD"
 
 
@@ -169,6 +191,17 @@ def _brakes(event: Decision, openings: Openings) -> list[str]:
     return [output.visible(line) for line in lines]
 
 
+def _budgets(event: Decision) -> list[str]:
+    """Say what was seen of caps, in USD."""
+    lines = []
+    for seen in event.inputs.budgets:
+        unknown = "an amount that nobody knows" if seen.unknown is None else in_usd(seen.unknown)
+        asked = "nobody knows how much" if seen.asked is None else in_usd(seen.asked)
+        stands = f"{in_usd(seen.settled)} spent, {unknown} of unknown cost, {in_usd(seen.reserved)} reserved"
+        lines.append(f"saw the cap {seen.cap} of {in_usd(seen.limit)} USD: {stands}, {asked} asked for")
+    return [output.visible(line) for line in lines]
+
+
 def _opened(event: BreakerOpened) -> list[str]:
     why = {
         "failures": f"{plural(len(event.failures), 'failure')} in a row",
@@ -191,11 +224,16 @@ def _decided(event: e.Event) -> list[str]:
         case e.RetryScheduled():
             wait = f"waits {event.wait_ms:,} ms, not before {clock(event.not_before_ms)}"
             return [f"decided retry: attempt {event.next_attempt} on {event.tier}, {because}", wait]
-        case e.FallbackSelected() | e.EscalationSelected():
+        case e.EscalationSelected():
+            verdict = f"by the verdict of attempt {event.judge_attempt} on attempt {event.judged_attempt}"
+            return [f"decided escalate: from {event.from_tier} to {event.to_tier}, {verdict}, {because}"]
+        case e.FallbackSelected():
             return [f"decided {event.decision}: from {event.from_tier} to {event.to_tier}, {because}"]
         case e.TaskSucceeded():
             judged = {True: ", accepted", False: ", not accepted", None: ""}[event.accepted]
-            return [f"decided succeed: the answer of attempt {event.attempt}{judged} (rule {event.rule})"]
+            what = "a person's verdict" if event.attempt is None else f"the answer of attempt {event.attempt}"
+            rule = f" (rule {event.rule})" if event.accepted is None else f", {because}"
+            return [f"decided succeed: {what}{judged}{rule}"]
         case e.TaskFailed():
             return [f"decided {event.decision}: the task fails with {event.error_type} (rule {event.rule})"]
         case _:

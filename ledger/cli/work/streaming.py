@@ -11,7 +11,8 @@ __all__ = ["Flow"]
 class Flow:
     """Writes a text as it comes: untouched into a pipe, made safe for a terminal, as JSON lines when asked."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, validated: bool = False) -> None:
+        self._why = "the answer broke off, or another one is tried" if validated else "the answer broke off"
         self._as_json = as_json
         self._on_terminal = output.is_terminal()
         self._heard: list[str] = []
@@ -45,7 +46,7 @@ class Flow:
             output.document({"type": "restart", "attempt": attempt}, on_one_line=True)
             return
         self.end_line()
-        output.note(f"dispatch-ledger: the answer broke off; attempt {attempt} starts the text over")
+        output.note(f"dispatch-ledger: {self._why}; attempt {attempt} starts the text over")
 
     def check(self) -> None:
         """Say at the end that a piece was lost.

@@ -1,0 +1,189 @@
+"""Checking caps on spending: that what decisions saw of a budget was so, by the events up to the position they name."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ledger import events as e
+from ledger.envelope import Recorded, Stream
+from ledger.errors import EventInvalid
+from ledger.parts import BudgetSeen, Decision
+from ledger.store import rows
+from ledger.store.caps import DAY_MS, Scope, scoped, spent_of
+from ledger.store.protocol import Problem, Spent, Store
+
+__all__ = ["Purses"]
+
+SEEN: Final = '"budgets":[{'
+"""Stands in the canonical form of every decision that saw a budget."""
+TASK_CAP: Final = "max_usd_per_task"
+PAGE: Final = 2000
+SIGHTS_MAX: Final = 100_000
+"""More are not checked: each is kept until the walk is over."""
+MONEY: Final = ("attempt.started", "attempt.succeeded", "attempt.failed", "attempt.orphaned", "attempt.settled")
+
+Key = tuple[str, Scope] | str
+"""What is summed: the attempts of a scope, with its cap's name, or those of one task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one decision says that it saw of one cap."""
+
+    task_id: str
+    version: int
+    recorded_at_ms: int
+    seen: BudgetSeen
+
+
+@dataclass(slots=True)
+class Sums:
+    """What stands against what is asked for, as of a position."""
+
+    totals: dict[Key, Spent] = field(default_factory=lambda: defaultdict(Spent))
+    open: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
+    """Attempts whose cost is not known yet."""
+    labels: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of tasks with attempts still to come, where a cap on a label is asked for."""
+
+
+class Purses:
+    """What decisions saw of budgets; gathered in a walk by stream, compared in one by position.
+
+    Args:
+        store: the ledger.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sights: list[Sight] = []
+
+    def look(self, stream: Stream) -> Iterator[Problem]:
+        """Gather what a stream's decisions saw; what lies after the decision itself is a finding at once."""
+        for recorded in stream:
+            for seen in _sights(recorded):
+                sight = Sight(recorded.task_id, recorded.version, recorded.recorded_at_ms, seen)
+                if seen.position >= recorded.position:
+                    yield _problem(sight, f"at position {seen.position}, which is not before the decision")
+                elif len(self._sights) < SIGHTS_MAX:
+                    self._sights.append(sight)
+
+    async def problems(self) -> list[Problem]:
+        """Compare all that was gathered with the sums over the events.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        due = sorted(self._sights, key=lambda sight: sight.seen.position, reverse=True)
+        wanted = {key for sight in due for key in _keys(sight)}
+        labelled = any(isinstance(key, tuple) and key[1].label for key in wanted)
+        found: list[Problem] = []
+        sums, after = Sums(), 0
+        while due:
+            page: Sequence[Recorded] = await self._store.page(after, PAGE)
+            for recorded in page:
+                while due and due[-1].seen.position < recorded.position:
+                    found += _compared(due.pop(), sums)
+                _add(sums, recorded, wanted, labelled=labelled)
+                after = recorded.position
+            if not page:
+                while due:
+                    found += _compared(due.pop(), sums)
+        return found
+
+
+def _sights(recorded: Recorded) -> Sequence[BudgetSeen]:
+    event = _read(recorded) if SEEN in recorded.data else None
+    return event.inputs.budgets if isinstance(event, Decision) else ()
+
+
+def _keys(sight: Sight) -> list[Key]:
+    """Return what a cap sums: of the decision's day, or of one beside it, as the refused start's instant is not kept.
+
+    It was refused on one side of midnight and recorded on the other, or a clock was set in between.
+    """
+    cap = sight.seen.cap
+    if cap == TASK_CAP:
+        return [sight.task_id]
+    kind, _, name = cap.partition(".")
+    key, _, value = name.partition("=")
+    tier, label = (name, None) if kind == "per_tier" else (None, (key, value) if kind == "per_label" else None)
+    day = sight.recorded_at_ms // DAY_MS
+    return [(cap, Scope(near, tier, label)) for near in (day, day - 1, day + 1)]
+
+
+def _add(sums: Sums, recorded: Recorded, wanted: set[Key], *, labelled: bool) -> None:
+    """Take an event into the sums, if it moves money."""
+    if labelled and recorded.type == e.TaskSubmitted.TYPE:
+        submitted = _read(recorded)
+        if isinstance(submitted, e.TaskSubmitted) and submitted.labels:
+            sums.labels[recorded.task_id] = submitted.labels
+        return
+    if recorded.type not in MONEY:
+        return
+    event = _read(recorded)
+    match event:
+        case e.AttemptStarted():
+            place, before = (recorded.task_id, event.attempt), None
+            row: Mapping[str, Any] = rows.attempt(recorded, event)
+        case e.AttemptSucceeded() | e.AttemptFailed() | e.AttemptOrphaned() | e.AttemptSettled():
+            place = recorded.task_id, event.attempt
+            before = sums.open.pop(place, None)
+            if before is None:
+                return
+            row = {**before, **rows.outcome(before, recorded, event)}
+        case _:
+            return
+    if row["cost_nano_usd"] is None:
+        sums.open[place] = row
+    for key in wanted:
+        counts = _counter(key, recorded.task_id, sums)
+        if counts is not None:
+            more, less = spent_of(counts([row])), spent_of(counts([] if before is None else [before]))
+            total = zip(sums.totals[key], more, less, strict=True)
+            sums.totals[key] = Spent(*(one + plus - minus for one, plus, minus in total))
+
+
+def _counter(
+    key: Key, task_id: str, sums: Sums
+) -> Callable[[list[Mapping[str, Any]]], Sequence[Mapping[str, Any]]] | None:
+    """Return what picks the rows that count; None where none of this task do."""
+    if isinstance(key, str):
+        return (lambda given: given) if key == task_id else None
+    scope = key[1]
+    if scope.label is not None and sums.labels.get(task_id, {}).get(scope.label[0]) != scope.label[1]:
+        return None
+    return lambda given: scoped(scope, given)
+
+
+def _compared(sight: Sight, sums: Sums) -> Iterator[Problem]:
+    standing = [sums.totals[key] for key in _keys(sight)]
+    if not any(_is_so(sight.seen, spent) for spent in standing):
+        spent = standing[0]
+        unknown = "unbounded" if spent.unbounded else str(spent.unknown)
+        detail = f"settled {spent.settled}, unknown {unknown}, reserved {spent.reserved} nano-USD"
+        yield _problem(
+            sight,
+            f"settled {sight.seen.settled}, unknown {sight.seen.unknown}, reserved "
+            f"{sight.seen.reserved} at position {sight.seen.position}; the events make it {detail}",
+        )
+
+
+def _is_so(seen: BudgetSeen, spent: Spent) -> bool:
+    """Compare; where spend may be anything it is NULL, unless the configuration let it count as nothing."""
+    unknown = spent.unbounded > 0 if seen.unknown is None else seen.unknown == spent.unknown
+    return unknown and (seen.settled, seen.reserved) == (spent.settled, spent.reserved)
+
+
+def _read(recorded: Recorded) -> e.Event | None:
+    try:
+        return recorded.event()
+    except EventInvalid:
+        return None  # reported as a schema problem
+
+
+def _problem(sight: Sight, detail: str) -> Problem:
+    return Problem("budget", sight.task_id, sight.version, f"the decision saw of {sight.seen.cap}: {detail}")
