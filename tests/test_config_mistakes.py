@@ -94,7 +94,7 @@ VALUES: list[tuple[str, str, str]] = [
     ("retry", "3", "is 3, expected a table, [retry]"),
 ]
 
-TABLES = "ledger, retry, tiers, providers, breakers, escalation, budget, prices, redact"
+TABLES = "ledger, retry, tiers, providers, breakers, escalation, budget, prices, redact, telemetry"
 NAMES: list[tuple[str, str]] = [
     ("retry.retry_cout = 3", "retry.retry_cout is not known; did you mean retry.retry_count?"),
     ("retries.jitter = 0", "retries is not known; did you mean retry?"),
@@ -107,7 +107,7 @@ NAMES: list[tuple[str, str]] = [
     ),
     (
         "x = 1",
-        "x is not known; known here: ledger, retry, tiers, providers, breakers, escalation, budget, prices, redact",
+        f"x is not known; known here: {TABLES}",
     ),
     (
         '"a\\nb" = 1',
@@ -132,8 +132,8 @@ NAMES: list[tuple[str, str]] = [
     (
         'budget.per_label."subject=a" = 1',
         (
-            'budget.per_label."subject=a" is not known, expected another label than subject, which can be erased and so '
-            "is not counted by"
+            'budget.per_label."subject=a" is not known, expected another label than subject, which can be erased and '
+            "so is not counted by"
         ),
     ),
     ("api_key = 'k'", f"api_key {SECRET} set ANTHROPIC_API_KEY or GEMINI_API_KEY in the environment"),

@@ -75,7 +75,8 @@ def test_a_generated_page_is_current(name: str) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name](), "run: make docs"
 
 
-@pytest.mark.parametrize("page", page_ids(WRITTEN))
+@pytest.mark.slow
+@pytest.mark.parametrize("page", page_ids([page for page in WRITTEN if any(examples(page))]))
 def test_the_examples_of_a_page_run(page: Path, empty_folder: Path) -> None:
     """Every block that says so runs, in order, in an empty folder."""
     for example in examples(page):

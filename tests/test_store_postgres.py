@@ -142,7 +142,7 @@ class TestGuards:
             ("CREATE RULE swallow AS ON INSERT TO events DO INSTEAD NOTHING", "guard_unexpected"),
             ("ALTER TABLE events ENABLE ROW LEVEL SECURITY", "guard_unexpected"),
             ("ALTER TABLE events DROP CONSTRAINT events_stream", "guard_missing"),
-            ("ALTER TABLE tasks DROP COLUMN worker", "schema"),
+            ("DROP VIEW tasks_iso; ALTER TABLE tasks DROP COLUMN worker", "schema"),
             ("ALTER TABLE events SET UNLOGGED", "schema"),
             (
                 "ALTER TABLE events DISABLE TRIGGER USER; UPDATE events SET position = 99; "

@@ -157,7 +157,11 @@ TAMPERED = [
         "events_no_delete is missing",
         id="the schema written by hand",
     ),
-    pytest.param("ALTER TABLE attempts DROP COLUMN worker", "table attempts lacks worker", id="a column less"),
+    pytest.param(
+        "DROP VIEW attempts_iso; ALTER TABLE attempts DROP COLUMN worker",
+        "table attempts lacks worker",
+        id="a column less",
+    ),
     pytest.param("DROP TABLE task_labels", "table task_labels lacks", id="a table less"),
 ]
 

@@ -14,7 +14,7 @@ from tests.simulation.loop import HOST, Choices, Host, SimLoop
 from tests.simulation.plants import PLANTS, Plant, planted
 from tests.simulation.shrink import shrunk
 
-PART = 500
+PART = 100
 WORLDS_MAX = 400
 RARE_WORLDS_MAX = 600
 RARE = {
@@ -42,7 +42,8 @@ LATE = next(plant for plant in PLANTS if plant.name == "late answer dropped")
 @pytest.mark.parametrize(
     "seeds",
     [
-        *(pytest.param(range(start, start + PART), id=f"from {start}") for start in range(0, 2000, PART)),
+        *(pytest.param(range(start, start + PART), id=f"from {start}") for start in range(0, 4 * PART, PART)),
+        pytest.param(range(20_000), marks=pytest.mark.slow, id="twenty thousand"),
         pytest.param(range(1_000_000), marks=pytest.mark.slow, id="a million"),
     ],
 )
@@ -85,7 +86,7 @@ def test_what_is_found_becomes_smaller() -> None:
     """The shrunk choices break the same rule, and much of what happened is gone."""
     found = hunt(range(WORLDS_MAX), LATE)
     assert found is not None
-    recorded = smaller(found, LATE, runs_max=200)
+    recorded = smaller(found, LATE, runs_max=80)
     with planted(LATE):
         violation = live(Choices(recorded=recorded), LATE).checker.violation
     assert violation is not None
