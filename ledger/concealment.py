@@ -47,6 +47,8 @@ SHAPES: Final = (
     (re.compile(r"(?i)([?&](?:key|access_token|token|password)=)(?!\[secret)[^\s&\"'\\]{4,512}"), rf"\1{HIDDEN}"),
 )
 """What secrets look like, every repeat with a bound, so that no text makes the search slow."""
+HINT: Final = re.compile(r"(?i)://|sk-|AIza|ya29\.|bearer|api[_-]?key|[?&](?:key|access_token|token|password)=")
+"""What a text has in it that has any of these: most have none."""
 
 PATTERN_CHARACTERS_MAX: Final = 256
 MATCH_CHARACTERS_MAX: Final = 1024
@@ -66,15 +68,17 @@ def concealment(patterns: Iterable[str] = (), environ: Mapping[str, str] | None 
 
     Args:
         patterns: regular expressions of one's own, as ``pattern_fault`` lets through.
-        environ: the environment; None is this process's, as it stands at each call.
+        environ: the environment; None is this process's as it stands now.
     """
     own = tuple(re.compile(pattern) for pattern in patterns)
+    secrets = _secrets(_relevant(os.environ if environ is None else environ))
 
     def hide(text: str) -> str:
-        for secret in _secrets(_relevant(os.environ if environ is None else environ)):
+        for secret in secrets:
             text = _without(text, secret)
-        for shape, instead in SHAPES:
-            text = shape.sub(instead, text)
+        if HINT.search(text):
+            for shape, instead in SHAPES:
+                text = shape.sub(instead, text)
         for pattern in own:
             text = pattern.sub(HIDDEN, text)
         return text
@@ -98,6 +102,8 @@ def _secrets(variables: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
 
 def _without(text: str, secret: str) -> str:
     """Return a text without a secret, nor a piece of one that was cut off at either end."""
+    if len(text) < min(len(secret), PIECE):
+        return text
     text = text.replace(secret, HIDDEN)
     if len(secret) <= PIECE:
         return text

@@ -27,7 +27,7 @@ from tests.test_end_to_end import TIERS, User
 from tests.test_tampering import ALONE, data, edited, hexed, of_price, removed
 from tests.world import rows
 
-TASKS: Final = int(os.environ.get("DISPATCH_LEDGER_AUDIT_TASKS", "2000"))
+TASKS: Final = int(os.environ.get("AUDIT_DAY_TASKS", "2000"))
 KEY: Final = "canary-anthropic"
 ERASED: Final = 7
 """The customer who wants to be forgotten."""

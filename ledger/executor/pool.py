@@ -45,7 +45,7 @@ class Pool:
         self._registry = registry
         self._build = build
         self.hide: Hide = concealment(registry.config.redact.patterns)
-        """Takes secrets out of what is said about a call."""
+        """Takes secrets out of what is said about a call; made anew with each client, which reads its key then."""
         self._clients: dict[tuple[str, str], ModelClient] = {}
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
         self._calls: set[asyncio.Task[Any]] = set()
@@ -66,6 +66,7 @@ class Pool:
         key = (step.provider, step.model)
         if key not in self._clients:
             self._clients[key] = self._build(step.provider, step.model, self._registry.settings(step.provider))
+            self.hide = concealment(self._registry.config.redact.patterns)
         return self._clients[key]
 
     def concurrency(self, provider: str) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
-from clients.base import ExecutionResult, Usage
+from clients.base import ExecutionResult
 from ledger import commands as c
 from ledger import events as e
 from ledger.concealment import Hide
@@ -43,17 +44,17 @@ def ended(
 
 def _concealed(result: ExecutionResult, hide: Hide) -> ExecutionResult:
     """Return a result whose words about the call hold no secret; its answer stays as it is."""
-    hidden = {
-        name: hide(value)
-        for name in ("error", "raw_usage", "finish_reason", "request_id", "served_model")
-        if isinstance(value := getattr(result, name), str)
-    }
-    return result.model_copy(update={**hidden, "usage": tuple(_concealed_row(row, hide) for row in result.usage)})
+    said = ("error", "raw_usage", "finish_reason", "request_id", "served_model")
+    hidden: dict[str, object] = _hidden({name: getattr(result, name) for name in said}, hide)
+    rows = [_hidden(vars(row), hide) for row in result.usage]
+    if any(rows):
+        hidden["usage"] = tuple(row.model_copy(update=names) for row, names in zip(result.usage, rows, strict=True))
+    return result.model_copy(update=hidden) if hidden else result
 
 
-def _concealed_row(row: Usage, hide: Hide) -> Usage:
-    names = {name: hide(value) for name, value in vars(row).items() if isinstance(value, str)}
-    return row.model_copy(update=names)
+def _hidden(said: Mapping[str, object], hide: Hide) -> dict[str, object]:
+    """Return what is to be said in the place of texts that hold a secret."""
+    return {name: text for name, value in said.items() if isinstance(value, str) and (text := hide(value)) != value}
 
 
 async def record(bench: Bench, stream: Stream, started: e.AttemptStarted, done: outcomes.Ended, task: Task) -> Stream:

@@ -23,12 +23,13 @@ from ledger.executor.spill import bring_in, places
 from ledger.executor.transact import Desk
 from ledger.ports import Ports
 from ledger.store.opening import parse_url
-from ledger.store.scrubbing import Scrubbed, scrub
+from ledger.store.scrubbing import scrub
 
 __all__ = ["Wanted", "redact_tasks"]
 
 SHOWN: Final = 20
 INTERRUPTED: Final = "what was erased stays erased; the same command again does the rest"
+NOBODY: Final = "no task has this label: look whether it is written as it was given; an erased task has no subject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +112,29 @@ async def _redact(common: Common, wanted: Wanted, found: Chosen) -> int:
     scrubbed = await scrub(url, vacuum=wanted.vacuum)
     left = () if wanted.linked else found.linked
     copies = _copies(url)
+    remark = scrubbed.remark or (None if ids else NOBODY)
     if common.as_json:
-        output.document(_document(done, left, copies, scrubbed))
+        output.document(_document(done, left, copies, scrubbed.done, remark))
     else:
-        _tell(done, left, copies, scrubbed)
+        _tell(done, left, copies, remark)
     return DONE if scrubbed.done else FOUND
 
 
-def _document(done: Done, left: tuple[str, ...], copies: list[str], scrubbed: Scrubbed) -> dict[str, Any]:
+def _document(
+    done: Done, left: tuple[str, ...], copies: list[str], complete: bool, remark: str | None
+) -> dict[str, Any]:
     return {
         "erased": [{"task_id": task_id, "slots": list(slots)} for task_id, slots in done.erased.items()],
         "already": done.already,
         "linked_left": list(left),
         "files_removed": [str(path) for path in done.files],
         "copies_not_reached": copies,
-        "complete": scrubbed.done,
-        "remark": scrubbed.remark,
+        "complete": complete,
+        "remark": remark,
     }
 
 
-def _tell(done: Done, left: tuple[str, ...], copies: list[str], scrubbed: Scrubbed) -> None:
+def _tell(done: Done, left: tuple[str, ...], copies: list[str], remark: str | None) -> None:
     texts = sum(len(slots) for slots in done.erased.values())
     output.write(f"erased {plural(texts, 'text')} of {plural(len(done.erased), 'task')}\n")
     if done.already:
@@ -141,8 +145,8 @@ def _tell(done: Done, left: tuple[str, ...], copies: list[str], scrubbed: Scrubb
         output.note(f"removed {path}: an answer that the ledger had not taken")
     if copies:
         output.note(f"copies made before still hold the texts: {', '.join(copies)}; so do exports and other backups")
-    if scrubbed.remark:
-        output.note(scrubbed.remark)
+    if remark:
+        output.note(remark)
 
 
 def _tell_plan(found: Chosen, wanted: Wanted) -> None:
