@@ -6,12 +6,22 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, Final
 
 from ledger.batch.lines import Asked, read_batch
 from ledger.config import Config
 
 __all__ = ["CONFIG", "TO_JUDGE", "demo_batch", "demo_config"]
+
+PRICES: Final = {
+    "flash": Decimal("0.3"),
+    "pro": Decimal("1.25"),
+    "haiku": Decimal(1),
+    "sonnet": Decimal(3),
+    "opus": Decimal(5),
+}
+"""Of input, in USD for a million tokens; played, as the models are."""
 
 CONFIG: Final[Mapping[str, Any]] = {
     "ledger": "sqlite:///dispatch-demo.db",
@@ -23,6 +33,10 @@ CONFIG: Final[Mapping[str, Any]] = {
         "haiku": {"provider": "simulated", "model": "demo-haiku"},
         "sonnet": {"provider": "simulated", "model": "demo-sonnet"},
         "opus": {"provider": "simulated", "model": "demo-opus"},
+    },
+    "prices": {
+        f"simulated/demo-{tier}": {"input_usd_per_mtok": price, "output_usd_per_mtok": 5 * price}
+        for tier, price in PRICES.items()
     },
     "providers": {
         "simulated": {

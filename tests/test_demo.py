@@ -69,10 +69,10 @@ def test_the_same_happens_each_time_in_a_new_file(cli: CommandLine, shown: dict[
     assert happened("dispatch-demo-2.db") == happened(shown["ledger"])
     assert Path("dispatch-demo.db").read_text() == "somebody's"
     queries = re.findall(r'sqlite3 -header dispatch-demo-2\.db "([^"]+)"', told)
-    commands = re.findall(r"dispatch-ledger ((?:show|tasks|verify).*)", told)
-    assert (len(queries), len(commands)) == (3, 3)
+    commands = re.findall(r"dispatch-ledger ((?:show|tasks|report|verify).*)", told)
+    assert (len(queries), len(commands)) == (3, 5)
     assert [bool(sql("dispatch-demo-2.db", query)) for query in queries] == [True] * 3
-    assert [cli(*command.split()).code for command in commands] == [0] * 3
+    assert [cli(*command.split()).code for command in commands] == [0] * 5
     for said in ("decided fallback: from flash to haiku", "does not pass", "tamper-evident", "ANTHROPIC_API_KEY"):
         assert said in told
 

@@ -38,6 +38,8 @@ COLUMNS: Final[tuple[output.Column, ...]] = (
     ("tokens in", "right"),
     ("tokens out", "right"),
     ("median ms", "right"),
+    ("nano-USD", "right"),
+    ("unknown", "right"),
 )
 LOOK: Final = (
     "select type, count(*) from events group by type order by 2 desc;",
@@ -138,10 +140,12 @@ def _tier(tier: str, attempts: Sequence[Row], decisions: Sequence[Row]) -> dict[
         "tokens_output": sum(row["tokens_output"] or 0 for row in attempts),
         # Nearest rank: a value that occurred.
         "latency_ms_p50": latencies[(len(latencies) + 1) // 2 - 1] if latencies else None,
+        "cost_known_nano_usd": sum(row["cost_nano_usd"] or 0 for row in attempts),
+        "cost_unknown_attempts": _count(attempts, cost_nano_usd=None),
     }
 
 
-def _count(rows: Sequence[Row], **wanted: str) -> int:
+def _count(rows: Sequence[Row], **wanted: str | None) -> int:
     return sum(all(row[key] == value for key, value in wanted.items()) for row in rows)
 
 
@@ -187,7 +191,7 @@ def _tell_how(task_id: str, url: str) -> None:
     shell = f"sqlite3 -header {path}" if isinstance(place, Path) else f"psql {path} -c"
     for query in LOOK:
         output.write(f'  {shell} "{query.format(task=task_id)}"\n')
-    for command in (f"show {task_id[-12:]}", "tasks --state failed", "verify"):
+    for command in (f"show {task_id[-12:]}", "tasks --state failed", "report cost", "report latency", "verify"):
         output.write(f"  dispatch-ledger {command} --ledger {path}\n")
     _title("With real models")
     output.write(

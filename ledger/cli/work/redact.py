@@ -114,14 +114,14 @@ async def _redact(common: Common, wanted: Wanted, found: Chosen) -> int:
     copies = _copies(url)
     remark = scrubbed.remark or (None if ids else NOBODY)
     if common.as_json:
-        output.document(_document(done, left, copies, scrubbed.done, remark))
+        output.document(_document(done, left, copies, complete=scrubbed.done, remark=remark))
     else:
         _tell(done, left, copies, remark)
     return DONE if scrubbed.done else FOUND
 
 
 def _document(
-    done: Done, left: tuple[str, ...], copies: list[str], complete: bool, remark: str | None
+    done: Done, left: tuple[str, ...], copies: list[str], *, complete: bool, remark: str | None
 ) -> dict[str, Any]:
     return {
         "erased": [{"task_id": task_id, "slots": list(slots)} for task_id, slots in done.erased.items()],
