@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
@@ -133,8 +134,15 @@ async def checked_out(engine: AsyncEngine) -> tuple[AsyncConnection, Driver]:
 
     Raises:
         LedgerError: no connection can be made.
+        asyncpg.PostgresError: the server went away while SQLAlchemy looked at it; or another of ``FAILURES``.
     """
-    connection = await engine.connect()
+    try:
+        connection = await engine.connect()
+    except DBAPIError as error:
+        cause = None if error.orig is None else error.orig.__cause__
+        if isinstance(cause, FAILURES):
+            raise cause from None
+        raise
     raw = await connection.get_raw_connection()
     driver = raw.driver_connection
     if not isinstance(driver, asyncpg.Connection):

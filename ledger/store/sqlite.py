@@ -24,7 +24,7 @@ from ledger.store.sqlite_connection import OneHop, checked_out, engine
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
 from ledger.store.sqlite_limits import spent
 from ledger.store.sqlite_snapshot import in_snapshot
-from ledger.store.sqlite_witness import BEREFT, arm, disarm, is_armed, settle
+from ledger.store.sqlite_witness import BEREFT, arm, disarm, has_log, is_armed, settle
 from ledger.store.sqlite_writer import Writer
 from ledger.store.waiting import Patience
 
@@ -133,7 +133,8 @@ class SqliteStore:
         """
         if not await self.run(is_armed):
             return
-        self._bereft = not had_log
+        # Another process may have begun to write since the file was looked at, and be about to take its mark back.
+        self._bereft = not (had_log or has_log(Path(self._path)))
         if self._bereft:
             raise LedgerCorrupt(BEREFT.format(path=self._path))
         with suppress(LedgerError):
