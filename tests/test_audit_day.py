@@ -326,6 +326,8 @@ def erased(day: Day) -> None:
     task = next(row["task_id"] for row in texts_of if row["bytes"] == theirs[0])
     words = ("redact", "--label", f"subject=customer-{ERASED}", "--reason", "asked for")
     assert "dispatch.db" in "".join(found_in_files(day.folder, texts))
+    slip = day.asks("redact", "--label", "subject=custmer-7", "--reason", "a slip")
+    assert "no task has this label" in slip["remark"]
     wal = len(day.rows("SELECT task_id FROM payloads"))
     day.killed(*words, when=lambda: len(day.rows("SELECT task_id FROM payloads")) < wal)
     told = day.asks(*words)

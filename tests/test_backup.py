@@ -103,6 +103,18 @@ async def test_a_file_without_its_log_is_refused(tmp_path: Path) -> None:
     assert await events(bereft) < count
 
 
+async def test_a_busy_file_is_never_without_its_mark(tmp_path: Path) -> None:
+    """However often the log is written back into it: a copy made at any moment after the first beat is told."""
+    path, marks = fresh_ledger(tmp_path), []
+    async with opened(str(path)) as store:
+        await store.beat("worker:busy")
+        for round_ in range(80):
+            await asyncio.gather(*(store.append(ticks(f"breaker:p/{round_}-{n}", 0, 9)) for n in range(20)))
+            marks.append(path.read_bytes()[60:64])
+    assert set(marks) == {bytes([0, 0, 0, 1])}
+    assert path.read_bytes()[60:64] == bytes(4)
+
+
 async def test_a_process_killed_between_the_two_is_no_alarm(tmp_path: Path) -> None:
     """Its log is there: whoever opens the ledger next sets it right, also one who only reads."""
     path = fresh_ledger(tmp_path)

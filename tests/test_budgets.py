@@ -280,6 +280,21 @@ async def test_an_unpriced_model_under_a_cap(world: World, unpriced: str, calls:
     assert calls or all("its model has no price" in (result.error or "") for result in results)
 
 
+async def test_a_refusal_beside_a_call_of_any_cost_says_what_helps(world: World) -> None:
+    """No cap is high enough there, so a higher one is not what is advised."""
+    world.config = Config.from_mapping({"tiers": {"opus": {"provider": "simulated", "model": "free"}}})
+    async with world.executor() as executor:
+        await executor.execute("opus", "hello")
+    capped(world, max_usd_per_day=10.0)
+    async with world.executor() as executor:
+        result = await executor.execute("haiku", "hello")
+    assert result.error == (
+        "budget.max_usd_per_day = 10.00 USD refuses the call to haiku, which may cost 0.002303 USD: 0.00 USD are spent"
+        ", and a call before it may have cost anything; settle that by `dispatch-ledger reconcile`, or wait for the "
+        'next day (UTC), or write budget.unpriced = "allow"'
+    )
+
+
 async def test_labels_have_caps_of_their_own(world: World) -> None:
     """One team's spending is no other's."""
     capped(world, per_label={"team=a": (BOUND + COST) / 10**9})

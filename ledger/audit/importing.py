@@ -99,6 +99,8 @@ class _Reading:
     """The newest versions and hashes of some streams, the last used at the end."""
     events: list[Recorded] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
+    held: int = 0
+    """The bytes of ``texts``."""
     counts: dict[str, int] = field(default_factory=lambda: {"events": 0, "texts": 0, "tasks": 0})
 
     async def read(self, progress: Callable[[int], object] | None) -> None:
@@ -132,8 +134,7 @@ class _Reading:
                 await self._take_text(found)
         if len(self.heads) > HEADS_MAX:
             del self.heads[next(iter(self.heads))]
-        held = sum(len(text.payload.content) for text in self.texts)
-        if len(self.events) >= EVENTS_AT_ONCE or held >= TEXT_BYTES_AT_ONCE:
+        if len(self.events) >= EVENTS_AT_ONCE or self.held >= TEXT_BYTES_AT_ONCE:
             await self._flush()
 
     async def _begin(self, header: Header) -> None:
@@ -185,11 +186,12 @@ class _Reading:
             if await self.side.texts([(text.task_id, payload.slot)]):
                 return
         self.texts.append(text)
+        self.held += len(payload.content)
 
     async def _flush(self) -> None:
         rows = [tuple(getattr(recorded, column.name) for column in t.events.c) for recorded in self.events]
         texts = [(text.task_id, text.payload.slot, text.payload.salt, text.payload.content) for text in self.texts]
-        self.events, self.texts = [], []
+        self.events, self.texts, self.held = [], [], 0
         if rows:
             await self.side.put(t.events, rows)
         if texts:
@@ -233,12 +235,10 @@ class _Reading:
     def _line_of(self, problem: Problem) -> int:
         """Return the number of the line that a finding is about."""
         self.source.seek(0)
+        place = problem.task_id, problem.version or 1
         for number, line in enumerate(iter(partial(self.source.readline, LINE_BYTES_MAX), b""), 1):
             found = read_line(line)
-            if isinstance(found, Recorded) and (found.task_id, found.version) == (
-                problem.task_id,
-                problem.version or 1,
-            ):
+            if isinstance(found, Recorded) and (found.task_id, found.version) == place:
                 return number
         return 0
 

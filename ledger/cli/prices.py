@@ -72,8 +72,8 @@ def diff(common: Common, before: str, after: str, as_of: int | None) -> int:
 def check(common: Common) -> int:
     """Compare each book's digest with its content; say which configured models are unpriced and which prices lag.
 
-    Prices lag where the ledger's newest book differs from what this installation would make: new attempts then start
-    under a new book. Exit code 1 on any finding.
+    Prices lag where none of the ledger's books is what this installation would make: new attempts then start under a
+    new book. Exit code 1 on any finding.
     """
     from ledger.cli.work.price_books import check_books  # noqa: PLC0415 - loaded when the command runs
 

@@ -81,10 +81,12 @@ def refusal(event: e.BudgetRefused) -> str:
 
 def _standing(seen: BudgetSeen) -> str:
     tomorrow = seen.cap != TASK_CAP and (seen.asked or 0) <= seen.limit
-    advice = "raise the cap, or wait for the next day (UTC)" if tomorrow else "raise the cap"
     if seen.unknown is None:
+        # A higher cap would not help: nothing fits beside what may have cost anything.
         why = f"{in_usd(seen.settled)} USD are spent, and a call before it may have cost anything"
-        return f'{why}; {advice}, or write budget.unpriced = "allow"'
+        wait = "wait for the next day (UTC), or " if tomorrow else ""
+        return f'{why}; settle that by `dispatch-ledger reconcile`, or {wait}write budget.unpriced = "allow"'
+    advice = "raise the cap, or wait for the next day (UTC)" if tomorrow else "raise the cap"
     unknown = f" and up to {in_usd(seen.unknown)} USD more of calls whose cost is unknown" if seen.unknown else ""
     return f"{in_usd(seen.settled)} USD are spent{unknown}; {advice}, or ask for fewer max_tokens"
 

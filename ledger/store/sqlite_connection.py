@@ -26,7 +26,12 @@ COMMON: Final[Mapping[str, int]] = {
     "trusted_schema": 0,
     "secure_delete": 1,
 }
-WRITER: Final[Mapping[str, int]] = {**COMMON, "synchronous": 2, "journal_size_limit": 64 << 20}
+WRITER: Final[Mapping[str, int]] = {
+    **COMMON,
+    "synchronous": 2,
+    "journal_size_limit": 64 << 20,
+    "wal_autocheckpoint": 8192,  # pages: the writer does it sooner by itself, with the mark of ``sqlite_witness``
+}
 READER: Final[Mapping[str, int]] = {**COMMON, "query_only": 1}
 
 

@@ -4,7 +4,8 @@ A file that is copied without its log lacks the newest rows and looks whole. So 
 ``user_version`` is set to 1 and written into the file, and set back to 0 right after, in the log. With its log, or when
 it was closed in good order, a ledger reads 0; without the log that it had, 1.
 
-It is silent about a copy made between a checkpoint of SQLite's own and the next time; anchors tell of that.
+SQLite's own checkpoints would write the 0 into the file. So a writer makes them itself, this way and sooner; what is
+left is a copy made before the first mark, or after another program's checkpoint. Anchors tell of that.
 """
 
 from __future__ import annotations

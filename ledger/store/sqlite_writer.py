@@ -19,6 +19,7 @@ from ledger.errors import DispatchError, LedgerError
 from ledger.store.sqlite_append import append_group
 from ledger.store.sqlite_connection import OneHop, checked_out
 from ledger.store.sqlite_errors import as_ledger_error, is_busy
+from ledger.store.sqlite_witness import arm
 from ledger.store.waiting import Patience
 
 __all__ = ["Writer"]
@@ -31,6 +32,8 @@ GROUP_WHOLE: Final = 32
 """Up to here all that wait go together, of more only half: while one half is written the other half calls."""
 LOOK_AHEAD: Final = 4 * GROUP_MAX
 """Waiting appends looked through for a group; those of a stream that is in the group already are passed over."""
+MARK_AFTER: Final = 100
+"""Appends until the log is written back with the mark: before SQLite does it by itself, without one."""
 YIELD_MAX_S: Final = 0.002
 """The most that a writer leaves the lock to other processes after it had to wait for them."""
 CONTENDED_FOR_S: Final = 1.0
@@ -69,6 +72,7 @@ class Writer:
         self._connection: tuple[AsyncConnection, OneHop] | None = None
         self._closing = False
         self._contended_until_s = 0.0
+        self._unmarked = 0
 
     async def append(self, append: Append) -> Stream:
         """Hand over an append and wait for its fate; once handed over it is written whatever becomes of the caller."""
@@ -115,6 +119,8 @@ class Writer:
             if not self._waiting:
                 continue
             await self._write(self._next_group())
+            if self._unmarked >= MARK_AFTER:
+                await self._mark()
             if time.monotonic() < self._contended_until_s:
                 await asyncio.sleep(random.uniform(0, YIELD_MAX_S))  # noqa: S311 - fairness, not secrecy
 
@@ -140,11 +146,19 @@ class Writer:
         appends = [waiting.append for waiting in group]
         with self._telling(group):
             outcomes = await self._written(partial(append_group, appends=appends), group[0].since_s)
+            self._unmarked += len(group)
             for waiting, outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, DispatchError):
                     self._tell_all((waiting,), outcome)
                 elif not waiting.told.done():
                     waiting.told.set_result(outcome)
+
+    async def _mark(self) -> None:
+        """Write the log back into the file, which says then that it is nothing without its log."""
+        with self._telling(()):  # nobody asked for it; where the file is locked the next group tries again
+            connection = await self._driver()
+            await connection.run(partial(arm, now_ms=self._now_ms()))
+            self._unmarked = 0
 
     async def _do(self, work: Work) -> None:
         """Do one work, again and again while the file is locked; tell who asked for it."""

@@ -71,7 +71,7 @@ def diff_books(common: Common, before: str, after: str, as_of_ms: int | None) ->
             output.document({"before": old.digest, "after": new.digest, "as_of_ms": at_ms, "changes": told})
         else:
             _tell_changes(found)
-            output.note(f"{plural(len(found), 'model')} differ" if found else "the books charge alike")
+            output.note(f"differing: {plural(len(found), 'model')}" if found else "the books charge alike")
         return FOUND if found else DONE
 
     return perform(work)
@@ -180,9 +180,7 @@ def _lagging(shelf: Sequence[Published], now: PriceBook) -> list[Finding]:
     said = (
         f"the newest book, {newest.price_book[:12]} of {newest.source_version}, has other prices than this installation"
     )
-    return [
-        _finding("lags", f"{said}: {plural(differing, 'model')} differ; see `prices diff {newest.price_book[:12]}`")
-    ]
+    return [_finding("lags", f"{said} for {plural(differing, 'model')}; see `prices diff {newest.price_book[:12]}`")]
 
 
 def _finding(kind: str, detail: str) -> Finding:
