@@ -17,6 +17,8 @@ from tests.command_line import CONFIG, CommandLine, sql, started
 NARROW = {"TERM": "xterm", "COLUMNS": "40"}
 WIDE = {"TERM": "xterm", "COLUMNS": "100"}
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cli(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:

@@ -82,6 +82,7 @@ def test_a_world_is_lived_again_exactly() -> None:
     assert stories[0] == stories[1] == stories[2]
 
 
+@pytest.mark.slow
 def test_what_is_found_becomes_smaller() -> None:
     """The shrunk choices break the same rule, and much of what happened is gone."""
     found = hunt(range(WORLDS_MAX), LATE)
