@@ -18,6 +18,8 @@ from clients.base import ExecutionResult
 from ledger.cli.work.streaming import Flow
 from tests.command_line import CommandLine, sql, started
 
+pytestmark = pytest.mark.slow
+
 CONFIG = r"""
 [retry]
 backoff_initial_s = 0.001

@@ -11,6 +11,8 @@ from clients.base import ErrorType, ExecutionResult
 from ledger.cli.work.advice import next_step, outcome, stopped_short
 from tests.command_line import CONFIG, CommandLine, sql, started, until
 
+pytestmark = pytest.mark.slow
+
 SHORT = """
 [tiers.haiku]
 provider = "simulated"

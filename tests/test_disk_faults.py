@@ -10,6 +10,8 @@ import pytest
 from tests.power_cut.faults import FAULTS
 from tests.power_cut.running import compiled, run, scratch
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = "tests.power_cut.faults"
 
 

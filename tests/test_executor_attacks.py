@@ -21,6 +21,8 @@ from tests.emulator import anthropic as api
 from tests.ledgers import fresh_ledger
 from tests.world import Play, Scripted, World, answer, fail, rows
 
+pytestmark = pytest.mark.slow
+
 LEFT_OPEN = "SELECT task_id, attempt FROM attempts WHERE state = 'running'"
 
 

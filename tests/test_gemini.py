@@ -334,6 +334,7 @@ async def test_the_key_is_in_no_message(fake: Callable[[str], GeminiClient]) -> 
     assert CANARY not in result.model_dump_json()
 
 
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_the_request_is_exact_and_minimal(server: api.Google) -> None:
     """Nothing is sent but the texts, byte for byte, and the limits; cached and thinking tokens are counted."""
@@ -388,6 +389,7 @@ async def test_the_request_is_exact_and_minimal(server: api.Google) -> None:
     assert json.loads(result.raw_usage or "")["gemini-2.5-flash-002"]["tokens"]["prompt"] == 100
 
 
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 @pytest.mark.parametrize(
     ("prompt", "sent"),
@@ -426,6 +428,7 @@ USUAL = ("429", "dropped")
 """Looked at in every run; each starts the real CLI, and a CLI that is kept is asked all of them."""
 
 
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 @pytest.mark.parametrize(
     ("step", "error_type", "usage_source", "status_code", "retry_after_ms"),
@@ -453,6 +456,7 @@ async def test_every_fault_makes_one_request(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_a_rewritten_model_keeps_its_limit(server: api.Google) -> None:
     """Where the CLI asks another model than it was told to, the limit holds and the answer's model is recorded."""
@@ -466,6 +470,7 @@ async def test_a_rewritten_model_keeps_its_limit(server: api.Google) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_a_prompt_beyond_the_context_sends_nothing(server: api.Google) -> None:
     """The CLI swallows what it holds too long for the model; that is told apart from an empty answer."""
@@ -478,6 +483,7 @@ async def test_a_prompt_beyond_the_context_sends_nothing(server: api.Google) -> 
     assert server.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_files_in_a_shared_folder_are_not_obeyed(server: api.Google, temporary: Path) -> None:

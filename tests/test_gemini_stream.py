@@ -106,6 +106,7 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_text_and_tokens_of_the_real_cli(server: api.Google) -> None:
     """Text comes as it is made, byte for byte; thinking tokens, left out of a stream, are what the total has more."""
@@ -140,6 +141,7 @@ async def test_text_and_tokens_of_the_real_cli(server: api.Google) -> None:
     assert server.requests[0].json()["generationConfig"]["maxOutputTokens"] == 123
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_borders_of_chunks_mean_nothing_to_the_real_cli(server: api.Google) -> None:
@@ -183,6 +185,7 @@ FAULTS: dict[str, tuple[api.Step, ErrorType | None, UsageSource, str]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 @pytest.mark.parametrize(("step", "error_type", "usage_source", "heard"), FAULTS.values(), ids=FAULTS)
 async def test_ends_of_a_stream(
@@ -199,6 +202,7 @@ async def test_ends_of_a_stream(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 @pytest.mark.parametrize("name", ["429", "no text at the limit", "blocked", "error in the text"])
 async def test_streaming_changes_no_result(server: api.Google, name: str) -> None:
@@ -210,6 +214,7 @@ async def test_streaming_changes_no_result(server: api.Google, name: str) -> Non
     assert whole.model_dump(exclude=left_out) == streamed.model_dump(exclude=left_out)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.gemini_cli
 @pytest.mark.parametrize("streamed", [True, False])
@@ -230,6 +235,7 @@ async def test_long_texts_arrive_whole(server: api.Google, streamed: bool) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_a_prompt_beyond_the_context_sends_nothing(server: api.Google) -> None:
     """What the CLI holds too long for the model is told apart in a stream as well."""
@@ -242,6 +248,7 @@ async def test_a_prompt_beyond_the_context_sends_nothing(server: api.Google) -> 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.gemini_cli
 async def test_cancelling_the_real_cli_in_mid_stream(server: api.Google, temporary: Path) -> None:

@@ -27,6 +27,8 @@ from tests.power_cut.child import NAMES
 from tests.power_cut.disk import STYLES, Call, Cut, Disk, calls, cuts
 from tests.power_cut.running import compiled, laid_out, run, scratch
 
+pytestmark = pytest.mark.slow
+
 CHILD: Final = "tests.power_cut.child"
 SEED: Final = 1
 

@@ -46,6 +46,8 @@ from tests.contracts.test_stores import contents, fate
 from tests.histories import History, request
 from tests.postgres_server import database, own_database, rooted, server, sql, with_option
 
+pytestmark = pytest.mark.slow
+
 ROOT: Final = Path(__file__).parent.parent
 REPLICA: Final = "SET session_replication_role = replica; "
 KEY: Final = b"k" * 32

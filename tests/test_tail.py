@@ -15,6 +15,8 @@ import pytest
 
 from tests.command_line import CONFIG, CommandLine, sql, started, until
 
+pytestmark = pytest.mark.slow
+
 EVENTS_A_TASK = 4
 WAIT_S = 20
 

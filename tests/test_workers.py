@@ -18,6 +18,8 @@ from tests.ledgers import fresh_ledger
 from tests.mortals import POISON, Commanded, Witness, commanded, toml
 from tests.world import rows
 
+pytestmark = pytest.mark.slow
+
 SUMS: Final = {
     "submitted",
     "succeeded",
