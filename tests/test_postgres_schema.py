@@ -225,6 +225,8 @@ def filled() -> str:
     url = server().of(name)
 
     async def fill() -> None:
+        # Tests that are given away to another process of the run may come back, and the fixture with them.
+        await sql(server().url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await sql(server().url, f"CREATE DATABASE {name}")
         await create(PostgresUrl.parse(url))
         await sql(
