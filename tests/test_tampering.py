@@ -211,6 +211,77 @@ ALONE: Final[dict[str, tuple[str, Change]]] = {
 """What a ledger shows by itself."""
 
 
+def nameless(path: Path) -> None:
+    """Empty a whole task whose hashes are left as they are, under the id that comes before every other."""
+
+    def work(database: sqlite3.Connection) -> None:
+        (task_id,) = database.execute(f"SELECT {TODAY}").fetchone()
+        for table in OTHER_TABLES:
+            database.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))
+        database.execute("UPDATE events SET task_id = '', data = '{}' WHERE task_id = ?", (task_id,))
+
+    behind_the_guards(path, work)
+
+
+def unindexed(path: Path) -> None:
+    """Empty a whole task likewise, and exchange the index by task for one that leaves it out."""
+
+    def work(database: sqlite3.Connection) -> None:
+        (task_id,) = database.execute(f"SELECT {TODAY}").fetchone()
+        for table in OTHER_TABLES:
+            database.execute(f"DELETE FROM {table} WHERE task_id = ?", (task_id,))
+        database.execute("UPDATE events SET data = '{}' WHERE task_id = ?", (task_id,))
+        database.execute(
+            "CREATE TABLE lure (position INTEGER PRIMARY KEY, task_id TEXT, version INTEGER, UNIQUE (task_id, version))"
+        )
+        database.execute(
+            "INSERT INTO lure SELECT position, task_id, version FROM events WHERE task_id <> ?", (task_id,)
+        )
+        database.commit()
+        roots = dict(database.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
+        true, false = "sqlite_autoindex_events_2", "sqlite_autoindex_lure_1"
+        database.execute("PRAGMA writable_schema = ON")
+        for name, other in ((true, false), (false, true)):
+            database.execute("UPDATE sqlite_master SET rootpage = ? WHERE name = ?", (roots[other], name))
+        database.commit()
+
+    behind_the_guards(path, work)
+
+
+def before_the_first(path: Path) -> None:
+    """Move an event to where no range of an anchor reaches."""
+
+    def work(database: sqlite3.Connection) -> None:
+        database.execute("PRAGMA ignore_check_constraints = ON")
+        database.execute("UPDATE events SET position = -1 WHERE position = 2")
+
+    behind_the_guards(path, work)
+
+
+UNSEEN: Final[dict[str, tuple[str, Change]]] = {
+    "a task without a name": ("hash", nameless),
+    "a task that the index leaves out": ("damaged", unindexed),
+    "a label of nobody": (
+        "projection",
+        statement(
+            "INSERT INTO task_labels (task_id, key, value, created_at_ms) VALUES ('', 'team', 'a', 1)",
+        ),
+    ),
+    "an event before the first": (
+        "position",
+        before_the_first,
+    ),
+}
+"""What would be passed over by who reads the ledger in its usual order."""
+
+
+@pytest.mark.parametrize(("kind", "change"), UNSEEN.values(), ids=UNSEEN)
+async def test_nothing_is_passed_over(site: Site, kind: str, change: Change) -> None:
+    """What stands where no task's events are looked for is found, though every hash is one that was sealed."""
+    change(site.ledger)
+    assert kind in kinds(await looked_at(site.ledger, site.kept))
+
+
 HEXED: Final[dict[str, tuple[str, Change]]] = {
     "a byte of the data, by hex editor": ("hash", hexed(b'"reason":"overloaded"', b'"reason":"overl0aded"')),
     "a byte of a text, by hex editor": ("payload", hexed(b"of yesterday", b"of yesterdaz")),

@@ -34,6 +34,8 @@ def chain_problems(stream: Stream) -> Iterator[Problem]:
         before = FIRST_PREV_HASH if previous is None else previous.hash
         if recorded.prev_hash != before:
             yield _problem("link", recorded, "prev_hash is not the hash of the event before")
+        if recorded.position < 1:
+            yield _problem("position", recorded, f"position {recorded.position} is none that a ledger gives")
         if recorded.computed_hash() != recorded.hash:
             yield _problem("hash", recorded, "the hash is not that of the event's fields; something was changed")
         if previous is not None and recorded.recorded_at_ms < previous.recorded_at_ms:

@@ -66,7 +66,7 @@ async def verify(
         LedgerError: the ledger cannot be read.
     """
     problems = list(await store.check())
-    tally = _Tally(await _anchored(store, kept, keys, problems), progress)
+    tally = _Tally(await _anchored(store, kept, keys, problems), progress, await store.newest())
     aids = Aids(await _key_salt(store, problems), await _texts(store, problems))
     walk, sights = Walk(store, problems), (Sights(store), Purses(store))
     begun: deque[tuple[Batch, asyncio.Future[Found]]] = deque()
@@ -84,6 +84,7 @@ async def verify(
             problems += await _finished(store, *begun.popleft(), sights, tally)
     problems += await sights[1].problems()
     await walk.look_for_strays()
+    await walk.look_for_hidden(tally.standing, tally.newest)
     return Report(not problems, tally.events, tally.tasks, tally.unanchored, tuple(problems[:PROBLEMS_MAX]))
 
 
@@ -93,6 +94,10 @@ class _Tally:
 
     anchored: Line | None
     progress: Callable[[int], object] | None
+    newest: int = 0
+    """The newest position when the walk began."""
+    standing: int = 0
+    """Events up to it."""
     events: int = 0
     tasks: int = 0
     unanchored: int = 0
@@ -100,6 +105,7 @@ class _Tally:
     def add(self, stream: Stream) -> None:
         self.events += len(stream)
         self.tasks += stream[0].type == "task.submitted"
+        self.standing += sum(recorded.position <= self.newest for recorded in stream)
         self.unanchored += sum(not _covered(recorded, self.anchored) for recorded in stream)
         if self.progress is not None:
             self.progress(self.events)

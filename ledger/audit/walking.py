@@ -11,7 +11,7 @@ from ledger.canonical import INT64_MAX
 from ledger.envelope import Recorded, Stream
 from ledger.errors import LedgerBusy, LedgerError, LedgerFull
 from ledger.store.beside import page_of_streams
-from ledger.store.protocol import Problem, Store
+from ledger.store.protocol import Problem, Projected, Store
 from ledger.store.snapshots import Askable
 
 __all__ = ["BUSY_OR_FULL", "Walk"]
@@ -19,6 +19,8 @@ __all__ = ["BUSY_OR_FULL", "Walk"]
 PAGE: Final = 2000
 BUSY_OR_FULL: Final = (LedgerBusy, LedgerFull)
 """Errors that say nothing about the ledger's content."""
+STANDING: Final = "SELECT count(*) FROM events WHERE position <= :last"
+"""Read by position: whoever has made an index by task that leaves some out is found."""
 
 
 class Walk:
@@ -32,12 +34,13 @@ class Walk:
     def __init__(self, store: Store, problems: list[Problem]) -> None:
         self._store = store
         self._problems = problems
-        self._looked_for_strays = ""
+        self._looked_for_strays: str | None = None
         """The last id up to which rows without events were looked for."""
 
     async def pages(self) -> AsyncIterator[tuple[Batch, Stream]]:
         """Yield streams with what stands beside them at one instant; or none, and a stream to be read beside apart."""
-        store, after = self._store, ""
+        store = self._store
+        after: str | None = None
         while isinstance(store, Askable):
             try:
                 page = await store.snapshot(partial(page_of_streams, after=after, limit=PAGE))
@@ -56,6 +59,24 @@ class Walk:
         async for stream in self._one_by_one(after):
             yield (), stream
 
+    async def look_for_hidden(self, found: int, last: int) -> None:
+        """Note events that stand in the ledger, and in no stream that was walked through.
+
+        Args:
+            found: how many were, up to a position.
+            last: that position; nothing was still to come at or before it when the walk began.
+
+        Raises:
+            LedgerError: the ledger cannot be read.
+        """
+        store = self._store
+        if not isinstance(store, Askable) or any(problem.kind == "damaged" for problem in self._problems):
+            return  # past what cannot be read nothing was found
+        ((standing,),) = await store.snapshot(lambda snapshot: snapshot.rows(STANDING, {"last": last}))
+        if standing != found:
+            detail = f"{standing} events stand up to position {last}, and reading by task finds {found} of them"
+            self._problems.append(Problem("hidden", None, None, detail))
+
     def stray(self, task_id: str) -> None:
         """Note an id that rows name and no event."""
         self._problems.append(Problem("projection", task_id, None, "a projection has rows of a task without events"))
@@ -67,6 +88,10 @@ class Walk:
             LedgerError: the ledger cannot be read.
         """
         before, after = None, self._looked_for_strays
+        if after is None:
+            after = ""
+            if await self._store.projected(after) != Projected() and not await self._store.read(after):
+                self.stray(after)
         while after != before and (ids := await self._store.projected_task_ids(after, PAGE)):
             for task_id in ids:
                 if not await self._store.read(task_id):
@@ -81,10 +106,10 @@ class Walk:
         self._problems.append(Problem("damaged", str(name), None, "what follows this task's id was not checked"))
         return True
 
-    async def _one_by_one(self, last: str) -> AsyncIterator[Stream]:
+    async def _one_by_one(self, last: str | None) -> AsyncIterator[Stream]:
         """Yield the streams after an id, holding one page and one stream at a time."""
         held: list[Recorded] = []
-        after = (last, INT64_MAX)
+        after = ("", -INT64_MAX) if last is None else (last, INT64_MAX)
         while page := await self._page(after):
             for recorded in page:
                 if held and held[0].task_id != recorded.task_id:

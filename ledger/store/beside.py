@@ -58,13 +58,17 @@ class _Rows:
         return Side(projected, self.tables["payloads"], self.tables["keys"])
 
 
-async def page_of_streams(snapshot: Snapshot, after: str, limit: int) -> Page:
+async def page_of_streams(snapshot: Snapshot, after: str | None, limit: int) -> Page:
     """Read the streams whose ids come after ``after``: as many as have about ``limit`` events, and at least one.
+
+    After None come all, an id without a character too: no task has it, but somebody may have written it there.
 
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    found = [Recorded(*row) for row in await snapshot.rows(STREAMS, {"after": after, "most": limit})]
+    found = [
+        Recorded(*row) for row in await snapshot.rows(_from(STREAMS, after), {"after": after or "", "most": limit})
+    ]
     is_last = len(found) < limit
     streams = _whole(found)
     if not is_last and len(streams) > 1:
@@ -73,13 +77,18 @@ async def page_of_streams(snapshot: Snapshot, after: str, limit: int) -> Page:
         newest = found[-1]
         rest = await snapshot.rows(REST, {"task_id": newest.task_id, "version": newest.version})
         streams = [(*found, *(Recorded(*row) for row in rest))]
-    last = streams[-1][0].task_id if streams else after
+    last = streams[-1][0].task_id if streams else after or ""
     beside: defaultdict[str, _Rows] = defaultdict(_Rows)
     for name, text, put in SOURCES:
-        for row in await snapshot.rows(text, {"after": after, "last": last}):
+        for row in await snapshot.rows(_from(text, after), {"after": after or "", "last": last}):
             beside[row[0]].tables[name].append(put(row))
     sides = [(stream, beside.pop(stream[0].task_id, _Rows()).side()) for stream in streams]
     return Page(sides, sorted(beside), last, is_last)
+
+
+def _from(text: str, after: str | None) -> str:
+    """Return the statement for ids after one, or for all from the first on."""
+    return text.replace("> :after", ">= :after") if after is None else text
 
 
 def _whole(found: Sequence[Recorded]) -> list[Stream]:
