@@ -580,12 +580,18 @@ def from_lines(lines: bytes) -> list[e.Event]:
 ENDINGS: Final = {
     "called-off": "cancel: requested, cancelled",
     "came-back": "succeed with 2, accepted None: answered, answered",
+    "climbed-late": "succeed with 5, accepted False: budget_refused, ends_the_task",
     "climbed": "succeed with 6, accepted True: judged, passed",
     "gave-up": "exhausted after 4, timeout: timeout, tries_spent",
     "handed-over": "succeed with 4, accepted None: answered, answered",
     "judge-kept-off": "succeed with 3, accepted True: judged, passed",
     "kept-off": "succeed with 2, accepted None: answered, answered",
     "no-verdict": "fail_fast after 2, billing: billing, no_verdict",
+    "person": "succeed with None, accepted False: person, judged",
+    "unaffordable": "fail_fast after None, budget_refused: budget_refused, ends_the_task",
+    "unbounded": "fail_fast after None, budget_refused: budget_refused, ends_the_task",
+    "unjudged": "succeed with 1, accepted False: budget_refused, no_verdict",
+    "unpriced": "fail_fast after None, budget_refused: budget_refused, ends_the_task",
     "waited-again": "exhausted after 2, overloaded: overloaded, tries_spent",
     "waited-out": "succeed with 2, accepted None: answered, answered",
 }
@@ -603,10 +609,11 @@ def test_a_golden_history_is_decided_again_to_the_byte(name: str) -> None:
     events = from_lines(stored)
     assert stored == as_lines(events)
     state, decisions = INITIAL, 0
-    for event in events:
+    for place, event in enumerate(events):
         asked_again = question(event)
         if asked_again is not None:
-            assert [event.data()] == [made.data() for made in decide(state, asked_again)]
+            made = decide(state, asked_again)
+            assert [one.data() for one in events[place : place + max(len(made), 1)]] == [one.data() for one in made]
             decisions += 1
         state = evolve(state, event)
     assert decisions > 1
@@ -615,15 +622,14 @@ def test_a_golden_history_is_decided_again_to_the_byte(name: str) -> None:
 
 
 def test_the_golden_histories_hold_every_decision() -> None:
-    """Of every version of the rules; nothing is refused for money yet."""
+    """Of every version of the rules."""
     made = {
         (row["data"]["decision"], row["data"]["inputs"]["decider"])
         for name in ENDINGS
         for row in map(json.loads, (HISTORIES / f"{name}.jsonl").read_bytes().splitlines())
         if "decision" in row["data"]
     }
-    kinds = set(get_args(DecisionKind)) - {"refused"}
-    assert {(kind, decider) for kind in kinds for decider in DECIDERS} == made
+    assert {(kind, decider) for kind in get_args(DecisionKind) for decider in DECIDERS} == made
 
 
 if __name__ == "__main__":

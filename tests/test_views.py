@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import sqlite3
 from collections import defaultdict
@@ -22,7 +23,7 @@ from ledger.store import tables as t
 from ledger.store.opening import open_sqlite, open_store
 from ledger.store.projection import project_stream
 from ledger.store.rebuilding import furnishings
-from ledger.store.views import INDEXES, LATENCY_MS_MAX, VIEWS
+from ledger.store.views import INDEXES, LATENCY_MS_MAX, POSTGRES_VIEWS, SQLITE_VIEWS, VIEWS
 from tests.contracts.appends import Clock, transactions
 from tests.ledgers import fresh_ledger
 from tests.postgres_server import database, own_database, sql
@@ -266,6 +267,23 @@ def test_a_view_reads_an_index_alone(path: Path, view: str, index: str) -> None:
     touched = [line for line in plan if "attempts" in line]
     assert touched
     assert all(f"COVERING INDEX {index}" in line for line in touched), plan
+
+
+@pytest.mark.parametrize(
+    ("made", "frozen"),
+    [
+        pytest.param(INDEXES, "8d8b51b44f32334336e6ac684c6e0ede6f39623691b03cec23256dd2e8fe35db", id="indexes"),
+        pytest.param(
+            SQLITE_VIEWS, "2a7a6ff543c99711f93342a70ed33f057dd460b66ef46e8f775d175fc5f656c0", id="views of a file"
+        ),
+        pytest.param(
+            POSTGRES_VIEWS, "98d97e863fed2c1c08865e8b5b7397234348305e957800744ac8d92855a12ac8", id="views of a server"
+        ),
+    ],
+)
+def test_what_migration_0003_makes_is_frozen(made: Mapping[str, str], frozen: str) -> None:
+    """Ledgers have been made by these very words, and are compared with them; new words are for a new migration."""
+    assert frozen == hashlib.sha256("\n".join(made.values()).encode()).hexdigest()
 
 
 @pytest.mark.parametrize(

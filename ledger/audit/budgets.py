@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ledger import events as e
+from ledger.canonical import INT64_MAX
 from ledger.envelope import Recorded, Stream
 from ledger.errors import EventInvalid
 from ledger.parts import BudgetSeen, Decision
@@ -160,7 +161,8 @@ def _counter(
 
 
 def _compared(sight: Sight, sums: Sums) -> Iterator[Problem]:
-    standing = [sums.totals[key] for key in _keys(sight)]
+    # A decision holds 64 bits of each figure, and the greatest of those where there is more.
+    standing = [Spent(*(min(total, INT64_MAX) for total in sums.totals[key])) for key in _keys(sight)]
     if not any(_is_so(sight.seen, spent) for spent in standing):
         spent = standing[0]
         unknown = "unbounded" if spent.unbounded else str(spent.unknown)
