@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from ledger.canonical import canonical
 from ledger.envelope import Recorded
@@ -66,14 +66,15 @@ def read_lines(path: Path) -> tuple[Line, ...]:
         with path.open(encoding="utf-8") as file:
             found = tuple(_read(path, number, text) for number, text in _numbered(path, file))
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: the anchors cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{path}: the anchors cannot be read: {why}") from error
     if not found:
         raise UsageError(f"{path}: holds no anchor; give a file with lines that `dispatch-ledger anchor` wrote")
     return found
 
 
-def _numbered(path: Path, file: Iterable[str]) -> Iterator[tuple[int, str]]:
-    for number, text in enumerate(file, 1):
+def _numbered(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
+    for number, text in enumerate(iter(lambda: file.readline(LINE_MAX + 1), ""), 1):
         if len(text) > LINE_MAX:
             raise UsageError(f"{path}, line {number}: too long for an anchor")
         if text.strip():

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from ledger.audit.lines import End, Header, LineInvalid, Text, read_line
+from ledger.audit.lines import End, Header, LineInvalid, Text, numbered, opened, read_line
 from ledger.audit.texts import digests_of, key_digest, payload_problems
 from ledger.canonical import salted_digest
 from ledger.envelope import FIRST_PREV_HASH, Payload, Recorded, Stream
@@ -28,7 +27,6 @@ from ledger.store.protocol import Problem
 
 __all__ = ["Imported", "import_lines"]
 
-LINE_BYTES_MAX: Final = 512 << 20
 EVENTS_AT_ONCE: Final = 1000
 TEXT_BYTES_AT_ONCE: Final = 8 << 20
 HEADS_MAX: Final = 10_000
@@ -64,7 +62,7 @@ async def import_lines(
     place = parse_url(target)
     made = [place] if isinstance(place, Path) and not place.exists() else []
     try:
-        with _opened(file) as source:
+        with opened(file) as source:
             await (await open_store(target, create=True, now_ms=now_ms)).aclose()
             async with open_end(place, writes=True) as side:
                 await refuse_content(side, place)
@@ -75,13 +73,6 @@ async def import_lines(
         for path in (path.with_name(f"{path.name}{end}") for path in made for end in ("", "-wal", "-shm")):
             path.unlink(missing_ok=True)
         raise
-
-
-def _opened(file: Path) -> BinaryIO:
-    try:
-        return file.open("rb")
-    except (OSError, ValueError) as error:
-        raise RequestRefused(f"{file} cannot be read: {error}", field="file") from error
 
 
 @dataclass(slots=True)
@@ -106,7 +97,7 @@ class _Reading:
     async def read(self, progress: Callable[[int], object] | None) -> None:
         """Take in every line up to the end."""
         so_far = hashlib.sha256()
-        for number, line in enumerate(iter(partial(self.source.readline, LINE_BYTES_MAX), b""), 1):
+        for number, line in numbered(self.file, self.source):
             try:
                 found = read_line(line)
                 if isinstance(found, End):
@@ -236,7 +227,7 @@ class _Reading:
         """Return the number of the line that a finding is about."""
         self.source.seek(0)
         place = problem.task_id, problem.version or 1
-        for number, line in enumerate(iter(partial(self.source.readline, LINE_BYTES_MAX), b""), 1):
+        for number, line in numbered(self.file, self.source):
             found = read_line(line)
             if isinstance(found, Recorded) and (found.task_id, found.version) == place:
                 return number

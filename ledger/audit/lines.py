@@ -8,14 +8,17 @@ hashed. A text is itself where it is UTF-8, else it stands in base64.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import orjson
 
 from ledger.canonical import INT64_MAX
 from ledger.envelope import Payload, Recorded
+from ledger.errors import RequestRefused
 
 __all__ = [
     "FORMAT",
@@ -27,11 +30,14 @@ __all__ = [
     "end_line",
     "event_line",
     "header_line",
+    "numbered",
+    "opened",
     "read_line",
     "text_line",
 ]
 
 FORMAT: Final = "dispatch-ledger 1"
+LINE_BYTES_MAX: Final = 512 << 20
 EVENT: Final = tuple(field.name for field in fields(Recorded))
 WHOLE: Final = frozenset({"position", "version", "schema_version", "recorded_at_ms", "fence"})
 HASHES: Final = frozenset({"prev_hash", "hash"})
@@ -75,6 +81,35 @@ class End:
 
 
 Line = Header | Recorded | Text | End
+
+
+def opened(file: Path) -> BinaryIO:
+    """Open an export.
+
+    Raises:
+        RequestRefused: it cannot be read.
+    """
+    try:
+        return file.open("rb")
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+
+
+def numbered(file: Path, source: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Give its lines with their numbers.
+
+    Raises:
+        RequestRefused: it cannot be read any further.
+    """
+    try:
+        yield from enumerate(iter(partial(source.readline, LINE_BYTES_MAX), b""), 1)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError | ValueError) -> RequestRefused:
+    why = error.strerror if isinstance(error, OSError) else error
+    return RequestRefused(f"{file} cannot be read: {why}", field="file")
 
 
 def header_line(header: Header) -> bytes:

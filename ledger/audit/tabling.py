@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, BinaryIO, Final, Protocol
 
 from ledger.errors import ConfigurationError
+from ledger.spreadsheets import harmless
 from ledger.store import tables as t
 from ledger.store.copying import open_end
 from ledger.store.opening import parse_url
@@ -20,8 +21,6 @@ TABLES: Final = (
     "events", "tasks", "attempts", "decisions", "validations", "task_labels",
     "tier_cost", "tier_latency", "tasks_iso", "attempts_iso",
 )  # fmt: skip
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a text begins with that a spreadsheet takes for a formula."""
 BY_VALUE: Final = {int: "int64", bool: "int64", float: "float64", bytes: "binary"}
 
 Row = Sequence[Any]
@@ -94,17 +93,28 @@ class _Csv:
     def add(self, rows: Sequence[Row]) -> None:
         """Write rows."""
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+        plain = csv.writer(text, lineterminator="\n")
+        quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in rows:
+            cells = [_cell(value) for value in row]
+            # The writer quotes no carriage return of its own accord, and readers take one for the end of a row.
+            (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         self._write(text.getvalue().encode("utf-8", "surrogatepass"))
 
     def close(self) -> None:
         """Hold nothing."""
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+def _cell(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bytes():
+            return value.hex()
+        case str():
+            return harmless(value)
+        case _:
+            return str(value)
 
 
 class _Parquet:

@@ -20,6 +20,8 @@ __all__ = ["Asked", "BatchRefused", "LineProblem", "read_batch"]
 LINES_MAX: Final = 1_000_000
 LINE_BYTES_MAX: Final = 128 * 1024 * 1024
 SHOWN_MAX: Final = 20
+SHOWN_CHARACTERS: Final = 80
+DIGITS_MAX: Final = 1000
 KEYS: Final = ("prompt", "tier", "key", "max_tokens", "retries", "timeout_s", "system", "labels")
 TIERS: Final[tuple[str, ...]] = get_args(Tier)
 NAMES: Final = {"retry_count": "retries", "idempotency_key": "key"}
@@ -145,7 +147,7 @@ def _read_line(line: bytes) -> Request:
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(line.decode(), object_pairs_hook=_object, parse_int=_whole, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
@@ -161,9 +163,15 @@ def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for key, item in pairs:
         if key in value:
-            raise ValueError(f"the key {key!r} stands there twice")
+            raise ValueError(f"the key {key[:SHOWN_CHARACTERS]!r} stands there twice")
         value[key] = item
     return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS_MAX:
+        raise ValueError(f"a number has {len(digits):,} digits, more than anything here can have")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> Any:
@@ -181,7 +189,7 @@ def _known(fields: dict[str, Any]) -> None:
         if key not in KEYS:
             near = get_close_matches(key.lower(), KEYS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(KEYS)}"
-            raise ValueError(f"unknown key {key[:80]!r}; {hint}")
+            raise ValueError(f"unknown key {key[:SHOWN_CHARACTERS]!r}; {hint}")
     for key in ("prompt", "tier"):
         if key not in fields:
             raise ValueError(f"{key} is missing")
@@ -192,7 +200,7 @@ def _known(fields: dict[str, Any]) -> None:
     if tier not in TIERS:
         near = get_close_matches(str(tier).lower(), TIERS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"tier is {str(tier)[:80]!r}, expected one of {', '.join(TIERS)}{hint}")
+        raise ValueError(f"tier is {str(tier)[:SHOWN_CHARACTERS]!r}, expected one of {', '.join(TIERS)}{hint}")
 
 
 def _with_default_key(request: Request, fields: dict[str, Any]) -> Request:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.options import Common, common, pass_common
+from ledger.cli.options import Common, FilePath, common, pass_common
 
 __all__ = ["anchor"]
 
@@ -14,13 +14,13 @@ __all__ = ["anchor"]
 @click.command(short_help="Seal what is new; print one line to be kept elsewhere.")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Append the line to this file, which should be where nobody who writes the ledger can write.",
 )
 @click.option(
     "--sign-key",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Sign it with this Ed25519 key in PEM form (needs the extra `sign`).",
 )

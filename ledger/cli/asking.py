@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ledger.cli.options import LABEL, TIERS, labels_of
+from ledger.cli.options import LABEL, TIERS, FilePath, labels_of
 
 __all__ = ["Wanted", "asking", "wanted_from"]
 
@@ -49,7 +49,7 @@ def asking(command: F) -> F:
             type=click.Choice(TIERS, case_sensitive=False),
             help="The tier to begin with.",
         ),
-        click.option("--file", type=click.Path(), metavar="FILE", help="Read the prompt from a file, byte for byte."),
+        click.option("--file", type=FilePath(), metavar="FILE", help="Read the prompt from a file, byte for byte."),
         click.argument("prompt", required=False),
     ):
         command = option(command)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from ledger.cli.options import Common, common, pass_common
+from ledger.cli.options import Common, FilePath, common, pass_common
 
 __all__ = ["batch"]
 
 
 @click.command(short_help="Dispatch the lines of a file; the same file again does only what is left.")
-@click.argument("file", metavar="FILE.jsonl")
+@click.argument("file", type=FilePath(allow_dash=True), metavar="FILE.jsonl")
 @click.option(
     "--concurrency",
     type=click.IntRange(1, 1000),
@@ -19,7 +19,7 @@ __all__ = ["batch"]
 )
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, writable=True),
+    type=FilePath(dir_okay=False, writable=True),
     metavar="R.jsonl",
     help="Write one object a line, in the file's order; written whole at the end, or not at all.",
 )

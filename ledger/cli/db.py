@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.options import Common, common, pass_common
+from ledger.cli.options import Common, FilePath, common, pass_common
 
 __all__ = ["db"]
 
@@ -43,7 +43,7 @@ def copy(common: Common, source: str, target: str) -> int:
 
 
 @db.command(short_help="Make a verified copy of the ledger's file.")
-@click.argument("to", required=False, type=click.Path(path_type=Path))
+@click.argument("to", required=False, type=FilePath(path_type=Path))
 @common
 @pass_common
 def backup(common: Common, to: Path | None) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.options import Common, common, pass_common
+from ledger.cli.options import Common, FilePath, common, pass_common
 
 __all__ = ["export"]
 
@@ -20,11 +20,13 @@ TABLES = (
 
 @click.command(short_help="Write the ledger out as JSON lines, CSV or Parquet.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True, help="What to write.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file; otherwise standard output.")
+@click.option("--out", type=FilePath(path_type=Path, dir_okay=False), help="The file; otherwise standard output.")
 @click.option(
     "--table", type=click.Choice(TABLES), help="Of csv and parquet: which table or view; attempts by default."
 )
-@click.option("--after", type=click.IntRange(min=0), default=0, metavar="POSITION", help="Only events after this one.")
+@click.option(
+    "--after", type=click.IntRange(0, 2**63 - 1), default=0, metavar="POSITION", help="Only events after this one."
+)
 @click.option("--no-texts", is_flag=True, help="Of jsonl: leave prompts, answers and messages out.")
 @common
 @pass_common

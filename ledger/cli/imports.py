@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.options import Common, common, pass_common
+from ledger.cli.options import Common, FilePath, common, pass_common
 
 __all__ = ["import_"]
 
 
 @click.command("import", short_help="Make a ledger of an export.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FilePath(path_type=Path))
 @common
 @pass_common
 def import_(common: Common, file: Path) -> int:

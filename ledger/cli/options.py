@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-__all__ = ["LABEL", "SINCE", "STATES", "TIERS", "Common", "common", "labels_of", "pass_common"]
+__all__ = ["LABEL", "SINCE", "STATES", "TIERS", "Common", "FilePath", "common", "labels_of", "pass_common"]
 
 # Also in ledger.policy, which is too heavy to import for a --help; a test compares the two.
 TIERS: Final = ("flash", "pro", "haiku", "sonnet", "opus")
@@ -61,6 +61,17 @@ def common(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+class FilePath(click.Path):
+    """A path; a name that no file can have is refused as any other wrong value is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check it against the file system."""
+        try:
+            return super().convert(value, param, ctx)
+        except ValueError as error:
+            self.fail(f"{str(value)!r} can be no file's name: {error}", param, ctx)
 
 
 class _Label(click.ParamType[tuple[str, str]]):

@@ -36,8 +36,8 @@ __all__ = [
     "write",
 ]
 
-# All of C0 but tab and newline, DEL, C1, the marks that turn a line's direction round, and lone surrogates.
-UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# All of C0 but tab and newline, DEL, C1, the marks of direction, other ends of lines, and lone surrogates.
+UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 NANO: Final = 1_000_000_000
 NARROW: Final = 60
 """Columns of a terminal below which there is no room for an indent."""
@@ -70,9 +70,9 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open as long as we run
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-            if not stream.isatty():
-                stream.reconfigure(encoding="utf-8")
+            # Both at once: an encoding that is set alone makes errors strict again.
+            encoding = stream.encoding if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
@@ -86,14 +86,14 @@ def visible(text: str) -> str:
 
 
 def write(text: str, stream: TextIO | None = None) -> bool:
-    """Write as it is; a reader that went away is no error, and nothing more is written to it: then return False.
+    """Write, made safe for a terminal; a reader that went away is no error, and gets nothing more: then return False.
 
     Raises:
         Unwritable: standard output cannot be written.
     """
     stream = stream or sys.stdout
     try:
-        stream.write(text)
+        stream.write(visible(text) if stream.isatty() else text)
         stream.flush()
     except OSError as error:
         nowhere(stream)
@@ -113,8 +113,7 @@ def nowhere(stream: TextIO) -> None:
 
 def answer(text: str) -> None:
     """Write a model's text on a line of its own: untouched into a pipe, made safe for a terminal."""
-    shown = visible(text) if is_terminal() else text
-    write(shown if shown.endswith("\n") else f"{shown}\n")
+    write(text if text.endswith("\n") else f"{text}\n")
 
 
 def note(text: str) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.options import Common, common, pass_common
+from ledger.cli.options import Common, FilePath, common, pass_common
 
 __all__ = ["reconcile"]
 
 
 @click.command(short_help="Settle unknown costs from a provider's export, and list what differs.")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=FilePath(exists=True, dir_okay=False, path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Append nothing; say what would be settled.")
 @common
 @pass_common

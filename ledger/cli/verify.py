@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ledger.cli.options import Common, common, pass_common
+from ledger.cli.options import Common, FilePath, common, pass_common
 
 __all__ = ["verify"]
 
@@ -15,7 +15,7 @@ __all__ = ["verify"]
 @click.option(
     "--anchor",
     "anchors",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(dir_okay=False, path_type=Path),
     multiple=True,
     metavar="FILE",
     help="Lines of `anchor` that were kept elsewhere; may be given again.",
@@ -23,7 +23,7 @@ __all__ = ["verify"]
 @click.option(
     "--public-key",
     "public_keys",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(dir_okay=False, path_type=Path),
     multiple=True,
     metavar="FILE",
     help="An Ed25519 key in PEM form that the anchors must be signed by (needs the extra `sign`).",

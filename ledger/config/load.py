@@ -22,6 +22,7 @@ FILE: Final = "dispatch.toml"
 CONFIG_VARIABLE: Final = "DISPATCH_LEDGER_CONFIG"
 LEDGER_VARIABLE: Final = "DISPATCH_LEDGER_URL"
 BYTES_MAX: Final = 1024 * 1024
+DEPTH_MAX: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +137,25 @@ def _read(path: Path, named: str, by: str) -> str:
 
 
 def _parse(text: str, named: str) -> dict[str, Any]:
+    too_long = f"{named} has a number or a nesting that is too long to read"
     try:
-        return tomllib.loads(text, parse_float=_decimal)
+        written = tomllib.loads(text, parse_float=_decimal)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{named} is not valid TOML: {error}") from None
     except (ValueError, RecursionError):
-        raise ConfigurationError(f"{named} has a number or a nesting that is too long to read") from None
+        raise ConfigurationError(too_long) from None
+    if _is_deep(written):
+        raise ConfigurationError(too_long)
+    return written
+
+
+def _is_deep(written: Mapping[str, Any]) -> bool:
+    """Say whether more levels lie in each other than any table here has; a key with dots makes one a dot."""
+    level: list[Any] = [written]
+    for _ in range(DEPTH_MAX):
+        parts = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [part for within in parts for part in within if isinstance(part, dict | list)]
+    return bool(level)
 
 
 def _decimal(digits: str) -> Decimal:

@@ -71,7 +71,7 @@ async def look(url: str, now_ms: Callable[[], int]) -> Place:
 
 def _permissions(path: Path) -> Iterator[Finding]:
     """Say who can read the files, and whether we can write them."""
-    files = [file for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))) if file.is_file()]
+    files = [file for file in (path, *(Path(f"{path}{end}") for end in ("-wal", "-shm"))) if file.is_file()]
     if not path.parent.is_dir():
         return
     locked = [file for file in (path.parent, *files) if not os.access(file, os.W_OK)]

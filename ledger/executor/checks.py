@@ -39,7 +39,7 @@ def checked(request: Request) -> Request:
         _seconds("timeout_s", request.timeout_s)
     if request.key is not None:
         short_text("idempotency_key", request.key, KEY_CHARACTERS_MAX)
-        _no_secret("idempotency_key", request.key)
+        _lasting("idempotency_key", request.key)
     _labels(request.labels)
     return request
 
@@ -123,11 +123,13 @@ def _labels(labels: Any) -> None:
     for name, value in labels.items():
         short_text("labels: a name", name, LABEL_CHARACTERS_MAX)
         short_text(f"labels[{name!r}]", value, LABEL_CHARACTERS_MAX)
-        _no_secret("labels", f"{name}\n{value}")
+        _lasting("labels", f"{name}\n{value}")
 
 
-def _no_secret(field: str, value: str) -> None:
-    """Refuse a secret where it could never be erased again; it is not repeated."""
+def _lasting(field: str, value: str) -> None:
+    """Refuse what not every ledger's columns hold, and a secret where it could never be erased; it is not repeated."""
+    if "\0" in value:
+        raise RequestRefused(f"{field} has a NUL character, which not every ledger can hold; leave it out", field=field)
     if conceal(value) != value:
         raise RequestRefused(
             f"{field} holds what looks like a key, a token or a password, and could never be erased from the ledger; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -116,7 +117,10 @@ def opened_export(path: Path) -> Export:
         RequestRefused: it cannot be read, is too large or has no form that is known.
     """
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise RequestRefused(f"{path}: is no regular file, and it is read more than once", field="file")
+        size = found.st_size
         with path.open("rb") as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
         is_json = start[:1] in (b"{", b"[")
@@ -137,8 +141,10 @@ def _report(path: Path) -> Export:
         document = json.loads(path.read_bytes().decode("utf-8-sig"), parse_float=Decimal)
     except json.JSONDecodeError as error:
         Place(f"{path.name}: line {error.lineno}, column {error.colno}").wrong("JSON", error.msg)
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        place.wrong("JSON", str(error))
+    except (RecursionError, UnicodeDecodeError, ValueError) as error:
+        place.wrong(
+            "JSON", str(error) if isinstance(error, UnicodeDecodeError) else "a number or a nesting is too long"
+        )
     pages = pages_of(document, path.name)
     form = "anthropic_cost" if is_cost(pages) else "anthropic_usage"
     return Export(path, form, is_cut=bool(pages and pages[-1].get("has_more")), pages=tuple(pages))

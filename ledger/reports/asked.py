@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from ledger.canonical import INT64_MAX
 from ledger.errors import RequestRefused
+from ledger.store.protocol import storable
 
 __all__ = ["BY_MAX", "LABEL", "ROWS_MAX", "Asked", "Column", "Report", "average", "share"]
 
@@ -43,6 +44,8 @@ class Asked:
             if name not in DIMENSIONS and not (name.startswith(LABEL) and name != LABEL):
                 said = f"no report is made by {name!r}; expected {', '.join(DIMENSIONS)} or label:KEY"
                 raise RequestRefused(said, field="by")
+            if not storable(name) or "\0" in name:
+                raise RequestRefused(f"no label can have the name {name.removeprefix(LABEL)!r}", field="by")
         if len(self.by) > BY_MAX:
             raise RequestRefused(f"a report is made by {BY_MAX} things at the most, not {len(self.by)}", field="by")
 

@@ -47,10 +47,10 @@ def back_up(ledger: Path, to: Path | None = None) -> Backup:
     """
     if not ledger.is_file():
         raise LedgerMissing(f"there is no ledger at {ledger}")
-    if to is not None and to.exists():
-        raise LedgerFull(f"{to} exists already, and a backup overwrites nothing; name another file")
     try:
-        descriptor, unfinished = tempfile.mkstemp(prefix=f".{ledger.name}.", dir=(to or ledger).parent)
+        if to is not None and to.exists():
+            raise LedgerFull(f"{to} exists already, and a backup overwrites nothing; name another file")
+        descriptor, unfinished = tempfile.mkstemp(prefix=".backup.", dir=(to or ledger).parent)
         os.close(descriptor)
     except OSError as error:
         raise LedgerFull(f"no backup can be made in {(to or ledger).parent}: {error.strerror}") from error

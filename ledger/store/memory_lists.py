@@ -39,7 +39,7 @@ def _has_label(
     """Look a label up; the one that can be erased is a payload."""
     if label[0] == "subject":
         payload = payloads.get((task_id, "subject"))
-        return payload is not None and payload.content == label[1].encode()
+        return payload is not None and payload.content == label[1].encode("utf-8", "surrogatepass")
     return any((row["key"], row["value"]) == label for row in projected[task_id].task_labels)
 
 

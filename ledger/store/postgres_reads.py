@@ -10,7 +10,7 @@ from ledger.errors import LedgerCorrupt
 from ledger.store import postgres_statements as sql
 from ledger.store.postgres_connection import Driver
 from ledger.store.postgres_lists import page_of_tasks
-from ledger.store.protocol import Projected, TaskQuery
+from ledger.store.protocol import Projected, TaskQuery, storable
 
 __all__ = [
     "INT64_MAX",
@@ -38,6 +38,8 @@ def rows_at_most(limit: int) -> int:
 
 async def stream(database: Driver, task_id: str) -> Stream:
     """Read one stream."""
+    if not _storable(task_id):
+        return ()
     return _recorded(await database.fetch(sql.STREAM, task_id))
 
 
@@ -78,13 +80,19 @@ async def key_salt(database: Driver) -> bytes:
 
 async def find(database: Driver, part: str) -> tuple[str, ...]:
     """Find a whole id alone, else at most two that begin or end with ``part``."""
+    if not _storable(part):
+        return ()
     found = await database.fetch(sql.FIND_EXACT, part) or await database.fetch(sql.FIND, part)
     return tuple(task_id for (task_id,) in found)
 
 
 async def tasks(database: Driver, query: TaskQuery) -> tuple[Mapping[str, Any], ...]:
     """Read rows of ``tasks``, newest first."""
+    if not storable(*query.labels, *query.labels.values()):
+        return ()
     text, wanted = page_of_tasks(query)
+    if not _storable(*(value for value in wanted if isinstance(value, str))):
+        return ()
     return _mappings(await database.fetch(text, *wanted))
 
 
@@ -97,6 +105,11 @@ async def projected(database: Driver, task_id: str) -> Projected:
 async def projected_task_ids(database: Driver, after: str, limit: int) -> tuple[str, ...]:
     """Read the streams that projected rows say they come from."""
     return tuple(task_id for (task_id,) in await database.fetch(sql.PROJECTED_IDS, after, rows_at_most(limit)))
+
+
+def _storable(*texts: str) -> bool:
+    """Say whether columns can hold these texts; those of PostgreSQL hold no NUL."""
+    return storable(*texts) and not any("\0" in text for text in texts)
 
 
 def _recorded(rows: Iterable[Sequence[Any]]) -> Stream:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ledger.envelope import Append, Cap, Limit, Payload, Recorded, Stream
 from ledger.errors import DispatchError
 from ledger.parts import BudgetSeen
 
-__all__ = ["CapReached", "KeyTaken", "LimitReached", "Problem", "Projected", "Spent", "Store", "TaskQuery", "Worker"]
+__all__ = [
+    "CapReached",
+    "KeyTaken",
+    "LimitReached",
+    "Problem",
+    "Projected",
+    "Spent",
+    "Store",
+    "TaskQuery",
+    "Worker",
+    "storable",
+]
+
+SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class KeyTaken(DispatchError):
@@ -110,6 +124,11 @@ class TaskQuery:
     limit: int = 100
     after: tuple[int, str] | None = None
     """The (created_at_ms, task_id) of the last row of the page before."""
+
+
+def storable(*texts: str) -> bool:
+    """Say whether a store can hold these: texts, and UTF-8 has no lone surrogates."""
+    return all(isinstance(text, str) and SURROGATE.search(text) is None for text in texts)
 
 
 class Store(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from ledger.envelope import Payload, Recorded, Stream
 from ledger.errors import LedgerCorrupt
 from ledger.store import sqlite_statements as sql
-from ledger.store.protocol import Problem, Projected, TaskQuery
+from ledger.store.protocol import Problem, Projected, TaskQuery, storable
 from ledger.store.sqlite_lists import page_of_tasks
 from ledger.store.sqlite_schema import furnishing_problems, problems
 
@@ -53,6 +53,8 @@ def legible(database: sqlite3.Connection, work: Callable[[sqlite3.Connection], T
 
 def stream(database: sqlite3.Connection, task_id: str) -> Stream:
     """Read one stream."""
+    if not storable(task_id):
+        return ()
     return _recorded(database, sql.STREAM, {"task_id": task_id})
 
 
@@ -98,6 +100,8 @@ def key_salt(database: sqlite3.Connection) -> bytes:
 
 def find(database: sqlite3.Connection, part: str) -> tuple[str, ...]:
     """Find a whole id alone, else at most two that begin or end with ``part``."""
+    if not storable(part):
+        return ()
     exact = database.execute(sql.FIND_EXACT, {"part": part}).fetchall()
     rows = exact or database.execute(sql.FIND, {"part": part}).fetchall()
     return tuple(task_id for (task_id,) in rows)
@@ -105,6 +109,8 @@ def find(database: sqlite3.Connection, part: str) -> tuple[str, ...]:
 
 def tasks(database: sqlite3.Connection, query: TaskQuery) -> tuple[Mapping[str, Any], ...]:
     """Read rows of ``tasks``, newest first."""
+    if not storable(*query.labels, *query.labels.values()):
+        return ()
     return _mappings(database, *page_of_tasks(query))
 
 

@@ -242,6 +242,15 @@ class StoreContract(WorkersContract, CapsContract):
             await store.append(submission(task_id))
         assert expected == await store.find(part)
 
+    @pytest.mark.parametrize("text", ["a\0b", "\ud800", "'; DROP TABLE events; --", "%"])
+    async def test_nothing_has_a_name_that_none_can_have(self, store: Store, text: str) -> None:
+        """What no store can hold is found nowhere, and that is no failure of the store."""
+        await store.append(submission("a", labels={"team": "b"}))
+        assert () == tuple(await store.find(text))
+        assert () == tuple(await store.read(text))
+        for labels in ({"team": text}, {text: "b"}, {"subject": text}):
+            assert () == tuple(await store.tasks(TaskQuery(labels=labels)))
+
     @pytest.mark.parametrize(
         ("query", "expected"),
         [

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
@@ -23,6 +21,7 @@ from ledger.cli.options import Common
 from ledger.cli.work.advice import outcome
 from ledger.cli.work.frame import opened, perform
 from ledger.cli.work.progress import progress
+from ledger.cli.work.whole import whole_file
 from ledger.cli.work.words import plural
 from ledger.errors import LedgerError, RequestRefused
 from ledger.executor.replay_plans import Replay
@@ -92,7 +91,11 @@ def _refuse_place(out: str | None) -> None:
     """Find out before anything is paid for whether the results can be written."""
     if out is None:
         return
-    folder = Path(out).resolve().parent
+    try:
+        Path(out).exists()  # asks the system, which refuses a name that is too long
+        folder = Path(out).resolve().parent
+    except OSError as error:
+        raise RequestRefused(f"--out {out} cannot be written: {error.strerror}", field="out") from error
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise RequestRefused(f"--out {out}: the folder {folder} is not there or cannot be written", field="out")
 
@@ -123,21 +126,8 @@ class _Results:
     def write(self, path: Path) -> None:
         """Write them in the file's order, so that a reader sees all of them or what was there before."""
         content = [self._lines[line] for line in sorted(self._lines)]
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            with path.open("wb") as device:
-                device.writelines(content)
-            return
-        target = path.resolve()
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.writelines(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with whole_file(path) as file:
+            file.writelines(content)
 
 
 def _encoded(record: Mapping[str, Any]) -> bytes:

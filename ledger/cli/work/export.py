@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +15,7 @@ from ledger.cli import output
 from ledger.cli.exits import DONE
 from ledger.cli.options import Common
 from ledger.cli.work.frame import opened, perform
+from ledger.cli.work.whole import whole_file
 from ledger.cli.work.words import plural
 from ledger.errors import RequestRefused
 
@@ -62,34 +61,30 @@ def export_ledger(common: Common, wanted: Wanted) -> int:
 
 
 async def _written(url: str, wanted: Wanted, file: BinaryIO) -> dict[str, Any]:
+    # Lines come whole: a terminal gets what is safe for it, all else every byte.
+    write = _show if wanted.out is None and output.is_terminal() else file.write
     if wanted.form == "csv":
-        return {"rows": await export_csv(url, wanted.table, file.write, wanted.after)}
+        return {"rows": await export_csv(url, wanted.table, write, wanted.after)}
     if wanted.form == "parquet":
         return {"rows": await export_parquet(url, wanted.table, file, wanted.after)}
-    done = await export_lines(url, file.write, after=wanted.after, texts=wanted.texts)
+    done = await export_lines(url, write, after=wanted.after, texts=wanted.texts)
     return {"events": done.events, "texts": done.texts, "upto": done.upto}
+
+
+def _show(lines: bytes) -> None:
+    output.write(lines.decode("utf-8", "replace"))
 
 
 @contextmanager
 def _sink(out: Path | None) -> Iterator[BinaryIO]:
-    """Give the file to write: it has its name, and only its owner may read it, when all of it is on the disk."""
-    if out is None:
-        with _told("standard output"):
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
+    """Give what to write to."""
+    if out is not None:
+        with _told(str(out)), whole_file(out) as file:
+            yield file
         return
-    with _told(str(out)):
-        descriptor, unfinished = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            Path(unfinished).replace(out)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                Path(unfinished).unlink()
-            raise
+    with _told("standard output"):
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
 
 
 @contextmanager

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any, Final
+from typing import Any
 
-from ledger.cli import output
 from ledger.reports.asked import Report
+from ledger.spreadsheets import harmless
 
 __all__ = ["cell", "comma_separated"]
-
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for the beginning of a formula, or strips to find one."""
 
 
 def comma_separated(report: Report) -> str:
@@ -31,8 +28,7 @@ def cell(value: Any) -> str:
         case None:
             return ""
         case str():
-            shown = output.visible(value) if output.is_terminal() else value
-            return f"'{shown}" if shown.startswith(FORMULA) else shown
+            return harmless(value)
         case dict():
             return cell(";".join(f"{word}={count}" for word, count in value.items()))
         case _:
