@@ -44,6 +44,7 @@ def load(transport: Transport = "httpx") -> None:
     except ImportError as error:
         message = f"the Anthropic SDK cannot be imported ({error}); install it: pip install 'anthropic>=2.12'"
         raise ClientUnready(message, error_type="client_missing") from error
+    importlib.import_module("clients.anthropic_httpx")
     if transport == "aiohttp":
         with contextlib.suppress(ImportError):
             importlib.import_module("clients.anthropic_aiohttp")
@@ -52,8 +53,8 @@ def load(transport: Transport = "httpx") -> None:
 def build(api_key: str | None, base_url: str | None, transport: Transport = "aiohttp") -> AsyncAnthropic:
     """Make a client that never retries and follows no redirect.
 
-    httpx is taken whatever ``transport`` says where aiohttp cannot be imported, and where the environment names a
-    proxy: what proxies, and the exceptions from them, mean is httpx's to say.
+    httpx is taken whatever ``transport`` says where aiohttp cannot be imported, and the SDK's own client where the
+    environment names a proxy: what proxies, and the exceptions from them, mean is httpx's to say.
 
     Raises:
         ClientUnready: the key or the address cannot be used.
@@ -76,7 +77,7 @@ def build(api_key: str | None, base_url: str | None, transport: Transport = "aio
         headers={"accept-encoding": "gzip"},
         event_hooks={"response": [_bound]},
     )
-    own = _own_transport() if transport == "aiohttp" else None
+    own = _own_transport(transport)
     http = make() if own is None else make(transport=own)
     try:
         sdk = anthropic.AsyncAnthropic(api_key=api_key, base_url=base_url or None, max_retries=0, http_client=http)
@@ -110,15 +111,19 @@ def warn_if_deprecated(model: str) -> None:
         )
 
 
-def _own_transport() -> httpx2.AsyncBaseTransport | None:
-    """Return a transport over aiohttp, or None where httpx's own has to serve."""
+def _own_transport(transport: Transport) -> httpx2.AsyncBaseTransport | None:
+    """Return a transport of ours, or None where the SDK's own has to serve."""
     proxies = urllib.request.getproxies()
     if any(proxies.get(scheme) for scheme in ("http", "https", "all")):
         return None
+    from clients.anthropic_httpx import HttpxTransport  # noqa: PLC0415 - loaded by ``load``
+
+    if transport == "httpx":
+        return HttpxTransport()
     try:
         from clients.anthropic_aiohttp import AiohttpTransport  # noqa: PLC0415 - loaded by ``load``, if it can be
     except ImportError:
-        return None
+        return HttpxTransport()
     return AiohttpTransport()
 
 
