@@ -1,17 +1,19 @@
-"""The SDK's usual transport, a pool of one connection a call: a large pool looks at all its connections at each call.
+"""The SDK's usual transport, without its pool: that looks at every connection, in use or idle, at every request.
 
-That look asks the operating system about every idle connection. With thirty calls in flight, of which some are on
-their way through a ledger, it takes longer than the rest of a request.
+A look at an idle one asks the operating system. With thirty calls in flight, of which some are on their way through a
+ledger, these looks took longer than the rest of a request.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Final, NamedTuple
 
+import httpcore2
 import httpx2
 
 __all__ = ["HttpxTransport"]
@@ -24,79 +26,99 @@ KEEPALIVE: Final = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
 """Seconds, seconds and probes until a peer is taken for gone; as the SDK has it."""
 
 
-class _Idle(NamedTuple):
-    lane: httpx2.AsyncHTTPTransport
-    since_s: float
-
-
-class HttpxTransport(httpx2.AsyncBaseTransport):
+class HttpxTransport(httpx2.AsyncHTTPTransport):
     """Sends each request over the connection that was used last among those that are free; knows no proxies.
 
     It opens as many connections as there are calls: how many that are is for the caller to bound.
     """
 
     def __init__(self) -> None:
-        self._verify = httpx2.create_ssl_context()
+        verify = httpx2.create_ssl_context()
+        super().__init__(verify=verify)
+        if isinstance(getattr(self, "_pool", None), httpcore2.AsyncConnectionPool):
+            self._pool = _Connections(verify)  # else it is another httpx2 than we know: its own serves as well
+
+
+class _Idle(NamedTuple):
+    connection: httpcore2.AsyncHTTPConnection
+    since_s: float
+
+
+class _Connections(httpcore2.AsyncConnectionPool):
+    """Connections that carry a call each, and those that wait for their next one; the newest of them is taken."""
+
+    def __init__(self, verify: ssl.SSLContext) -> None:
+        super().__init__()
+        self._verify = verify
+        self._options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+        for name, value in KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:
+                self._options.append((socket.IPPROTO_TCP, option, value))
         self._idle: deque[_Idle] = deque()
-        self._busy: set[httpx2.AsyncHTTPTransport] = set()
+        self._busy: set[httpcore2.AsyncHTTPConnection] = set()
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request and return as soon as the response's headers are there.
-
-        Raises:
-            httpx2.TransportError: as httpx itself raises it.
-        """
-        lane = self._idle.pop().lane if self._idle else self._opened()
-        self._busy.add(lane)
+    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
+        """Send a request and return as soon as the response's headers are there."""
+        if request.url.scheme not in (b"http", b"https"):
+            raise httpcore2.UnsupportedProtocol(f"no address of http: {request.url.scheme!r}")
+        connection = await self._taken(request.url.origin)
+        self._busy.add(connection)
         try:
-            response = await lane.handle_async_request(request)
+            response = await connection.handle_async_request(request)
         except BaseException:
-            await self._free(lane)
+            await self._done(connection)
             raise
-        if isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _Body(response.stream, lambda: self._free(lane))
-        return response
+        if not isinstance(response.stream, AsyncIterable):
+            raise TypeError("an async connection answers with an async stream")
+        body = _Body(response.stream, lambda: self._done(connection))
+        return httpcore2.Response(
+            response.status, headers=response.headers, content=body, extensions=response.extensions
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""
-        lanes = [*self._busy, *(idle.lane for idle in self._idle)]
+        connections = (*self._busy, *(idle.connection for idle in self._idle))
         self._busy.clear()
         self._idle.clear()
-        for lane in lanes:
-            await lane.aclose()
+        for connection in connections:
+            await connection.aclose()
 
-    def _opened(self) -> httpx2.AsyncHTTPTransport:
-        options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-        for name, value in KEEPALIVE.items():
-            if (option := getattr(socket, name, None)) is not None:
-                options.append((socket.IPPROTO_TCP, option, value))
-        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=IDLE_S)
-        return httpx2.AsyncHTTPTransport(verify=self._verify, limits=limits, socket_options=options)
+    async def _taken(self, origin: httpcore2.Origin) -> httpcore2.AsyncHTTPConnection:
+        """Take the newest idle connection that is still good, else a new one."""
+        while self._idle:
+            connection = self._idle.pop().connection
+            if connection.can_handle_request(origin) and not connection.has_expired():
+                return connection
+            await connection.aclose()
+        return httpcore2.AsyncHTTPConnection(
+            origin, ssl_context=self._verify, keepalive_expiry=IDLE_S, socket_options=self._options
+        )
 
-    async def _free(self, lane: httpx2.AsyncHTTPTransport) -> None:
-        """Take a lane back; close the one that was free longest once nobody needs so many."""
-        if lane not in self._busy:
+    async def _done(self, connection: httpcore2.AsyncHTTPConnection) -> None:
+        """Keep a connection for the next call if it is good for one; close the one that nobody has needed longest."""
+        if connection not in self._busy:
             return
+        self._busy.discard(connection)
         now_s = time.monotonic()
-        self._busy.discard(lane)
-        self._idle.append(_Idle(lane, now_s))
-        if len(self._idle) > IDLE_MAX or now_s - self._idle[0].since_s > IDLE_S:
-            await self._idle.popleft().lane.aclose()
+        if connection.is_idle():
+            self._idle.append(_Idle(connection, now_s))
+        if self._idle and (len(self._idle) > IDLE_MAX or now_s - self._idle[0].since_s > IDLE_S):
+            await self._idle.popleft().connection.aclose()
 
 
-class _Body(httpx2.AsyncByteStream):
+class _Body:
     """A body that says when its connection is free again."""
 
-    def __init__(self, inner: httpx2.AsyncByteStream, free: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, inner: AsyncIterable[bytes], done: Callable[[], Awaitable[None]]) -> None:
         self._inner = inner
-        self._free = free
+        self._done = done
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._inner:
-            yield piece
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._inner.__aiter__()
 
     async def aclose(self) -> None:
         try:
-            await self._inner.aclose()
+            if (close := getattr(self._inner, "aclose", None)) is not None:
+                await close()
         finally:
-            await self._free()
+            await self._done()
