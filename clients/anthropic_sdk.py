@@ -7,11 +7,8 @@ import functools
 import importlib
 import urllib.request
 import warnings
-import zlib
-from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Literal
 
-from clients.anthropic_errors import ResponseTooLong
 from clients.errors import ClientUnready
 
 if TYPE_CHECKING:
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["ModelDeprecated", "Transport", "build", "load", "refuse_hidden_retries", "warn_if_deprecated"]
 
 Transport = Literal["aiohttp", "httpx"]
-
-RESPONSE_BYTES_MAX = 64 * 2**20
-PART_BYTES = 2**18
 
 
 class ModelDeprecated(UserWarning):
@@ -44,7 +38,8 @@ def load(transport: Transport = "httpx") -> None:
     except ImportError as error:
         message = f"the Anthropic SDK cannot be imported ({error}); install it: pip install 'anthropic>=2.12'"
         raise ClientUnready(message, error_type="client_missing") from error
-    importlib.import_module("clients.anthropic_httpx")
+    for name in ("anthropic_bodies", "anthropic_httpx"):
+        importlib.import_module(f"clients.{name}")
     if transport == "aiohttp":
         with contextlib.suppress(ImportError):
             importlib.import_module("clients.anthropic_aiohttp")
@@ -62,6 +57,8 @@ def build(api_key: str | None, base_url: str | None, transport: Transport = "aio
     import anthropic  # noqa: PLC0415 - loaded by ``load``, and only when first needed
     import httpx2  # noqa: PLC0415 - comes with the SDK
 
+    from clients.anthropic_bodies import bound  # noqa: PLC0415 - loaded by ``load``
+
     if not api_key:
         raise ClientUnready("no key for Anthropic: set ANTHROPIC_API_KEY", error_type="authentication")
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
@@ -75,7 +72,7 @@ def build(api_key: str | None, base_url: str | None, transport: Transport = "aio
         anthropic.DefaultAsyncHttpxClient,
         follow_redirects=False,
         headers={"accept-encoding": "gzip"},
-        event_hooks={"response": [_bound]},
+        event_hooks={"response": [bound]},
     )
     own = _own_transport(transport)
     http = make() if own is None else make(transport=own)
@@ -125,44 +122,3 @@ def _own_transport(transport: Transport) -> httpx2.AsyncBaseTransport | None:
     except ImportError:
         return HttpxTransport()
     return AiohttpTransport()
-
-
-async def _bound(response: httpx2.Response) -> None:
-    """Put a limit on the bytes of a response, unpacked, before any is read."""
-    import httpx2  # noqa: PLC0415 - comes with the SDK
-
-    if not isinstance(response.stream, httpx2.AsyncByteStream):
-        raise TypeError("an async client answers with async streams")
-    inner: httpx2.AsyncByteStream = response.stream
-    # Unpacked here, as httpx itself would unpack a few bytes to as many as they say.
-    packed = response.headers.pop("content-encoding", "").strip().lower() == "gzip"
-
-    class Bounded(httpx2.AsyncByteStream):
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            received = 0
-            unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16) if packed else None
-            try:
-                async for piece in inner:
-                    for part in _unpacked(piece, unpacker):
-                        received += len(part)
-                        if received > RESPONSE_BYTES_MAX:
-                            raise ResponseTooLong(f"more than {RESPONSE_BYTES_MAX:,} bytes")
-                        yield part
-            except zlib.error as error:
-                raise httpx2.DecodingError(f"no gzip: {error}") from error
-
-        async def aclose(self) -> None:
-            await inner.aclose()
-
-    response.stream = Bounded()
-
-
-def _unpacked(piece: bytes, unpacker: zlib._Decompress | None) -> Iterator[bytes]:
-    """Give a piece, or what it unpacks to, in parts of a bounded size."""
-    if unpacker is None:
-        yield piece
-        return
-    while piece:
-        if part := unpacker.decompress(piece, PART_BYTES):
-            yield part
-        piece = unpacker.unconsumed_tail

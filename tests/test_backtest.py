@@ -23,7 +23,7 @@ from ledger.replay.overlay import Asked, Overlay
 from ledger.replay.record import Record, read_record
 from ledger.state import Ended, Held, Waiting
 from tests.command_line import CONFIG, CommandLine
-from tests.histories import DIGEST, History, policy, request, step
+from tests.histories import DIGEST, History, policy, request, step, validation
 from tests.walks import Walk, histories
 
 LAW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -305,6 +305,29 @@ def test_what_a_file_does_not_write_stays_as_it_was_pinned() -> None:
     assert policy(backoff_initial_ms=77, jitter_ppm=500_000) == made.policy
     assert 3 == overlay.request(pinned, Asked(retries=2)).route[0].tries
     assert pinned == Overlay({}, own, today).request(pinned, Asked())
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        pytest.param(Asked(), (1, 1, 1, 1, 1), id="the file's"),
+        pytest.param(Asked(retries=2), (3, 1, 3, 3, 1), id="the caller's, but for the judge"),
+    ],
+)
+def test_retries_hold_for_each_rung_too(asked: Asked, expected: tuple[int, ...]) -> None:
+    """As they do when such a task is submitted: the first step and each rung; a judge has the configuration's."""
+    written: dict[str, Any] = {"retry": {"retry_count": 0}}
+    own = ModelRegistry(Config.from_mapping(written))
+    pinned = request(judge=(step("sonnet"),), ladder=(step("sonnet"), step("opus")))
+    made = Overlay(written, own, ModelRegistry(Config())).request(pinned, asked)
+    assert expected == tuple(each.tries for each in (*made.route, *made.ladder, *made.judge))
+
+
+def test_a_judge_has_a_limit_of_tokens_of_its_own() -> None:
+    """So another one in the file says nothing about a validation whose texts were erased."""
+    written: dict[str, Any] = {"retry": {"max_tokens": 7}}
+    overlay = Overlay(written, ModelRegistry(Config.from_mapping(written)), ModelRegistry(Config()))
+    assert [True, False] == [overlay.other_tokens(each, Asked()) for each in (request(), validation())]
 
 
 @pytest.fixture

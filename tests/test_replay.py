@@ -241,6 +241,31 @@ def test_another_tier_or_policy_can_be_pinned(
     assert ("caller", old) == (made.why.kind, made.replay_of)
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [pytest.param((), 64, id="left to the policy"), pytest.param(("--max-tokens", "4096"), 4096, id="named")],
+)
+def test_another_policy_limits_the_output_too(
+    cli: CommandLine, empty_folder: Path, named: tuple[str, ...], expected: int
+) -> None:
+    """Where the caller had left that to the configuration."""
+    (empty_folder / "other.toml").write_text(CONFIG.replace("[retry]", "[retry]\nmax_tokens = 64"))
+    old = dispatched(cli, *named, tier="haiku")
+    same, other = (
+        submitted(cli("replay", old, "--again", *how, "--json").json["replayed"][0]["task_id"]).max_tokens
+        for how in ((), ("--policy", "other.toml"))
+    )
+    assert (4096, expected) == (same, other)
+
+
+def test_another_policy_gives_a_judge_its_own_tries(cli: CommandLine) -> None:
+    """The configuration's, as at submission: the retries that the caller named are the route's and the ladder's."""
+    old = dispatched(cli, "--validated", "--retries", "0", tier="haiku")
+    (new,) = cli("replay", old, "--policy", "current", "--json").json["replayed"]
+    for made in (submitted(old), submitted(new["task_id"])):
+        assert (1, 2, {1}) == (made.route[0].tries, made.judge[0].tries, {rung.tries for rung in made.ladder})
+
+
 def test_a_validation_is_judged_again(cli: CommandLine) -> None:
     """The same texts before the judge, and the verdict names the same task; it has no tier to choose."""
     judged = dispatched(cli, tier="haiku")

@@ -80,6 +80,7 @@ class Pinned:
     ladder: tuple[Step, ...]
     policy: Policy
     limits: Limits
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +163,15 @@ def _pinned(submitted: TaskRequest, texts: Mapping[str, Payload], how: Replay) -
     tier, why = (submitted.tier, submitted.why) if how.tier is None else (how.tier, ByCaller(kind="caller"))
     if how.tier is None and how.policy is None:
         pinned = submitted.route, submitted.judge, submitted.ladder
-        return Pinned(tier, why, *pinned, submitted.policy, submitted.limits)
+        return Pinned(tier, why, *pinned, submitted.policy, submitted.limits, submitted.max_tokens)
     registry = how.policy or how.today
     first = (submitted.route or submitted.judge)[0]
-    retries = first.tries - 1 if how.policy is None else _retries_asked(texts)
+    asked = _asked(texts)
+    retries = first.tries - 1 if how.policy is None else asked.get("retries")
+    named = asked.get("max_tokens") is not None
     again = registry.config.retry.retry_count if retries is None else retries
-    judge = submitted.judge if how.policy is None or not submitted.judge else registry.judge(retries)
+    # A judge has the configuration's tries, whatever retries the caller named.
+    judge = submitted.judge if how.policy is None or not submitted.judge else registry.judge()
     return Pinned(
         tier,
         why,
@@ -176,16 +180,15 @@ def _pinned(submitted: TaskRequest, texts: Mapping[str, Payload], how: Replay) -
         registry.ladder(tier, again) if submitted.ladder else (),
         submitted.policy if how.policy is None else registry.policy(),
         submitted.limits if how.policy is None else registry.limits(),
+        submitted.max_tokens if how.policy is None or named else registry.config.retry.max_tokens,
     )
 
 
-def _retries_asked(texts: Mapping[str, Payload]) -> int | None:
-    """Return the retries that the caller named; None where that was left to the configuration, or is not known."""
+def _asked(texts: Mapping[str, Payload]) -> Mapping[str, Any]:
+    """Return what the caller named; what is null or missing was left to the configuration, or is not known."""
     fingerprint = texts.get("fingerprint")
-    if fingerprint is None:
-        return None
-    asked: dict[str, Any] = orjson.loads(fingerprint.content)
-    return asked.get("retries")
+    asked: dict[str, Any] = {} if fingerprint is None else orjson.loads(fingerprint.content)
+    return asked
 
 
 def replay_draft(plan: Plan, ports: Ports, owner: str) -> Draft:
@@ -206,6 +209,7 @@ def replay_draft(plan: Plan, ports: Ports, owner: str) -> Draft:
         "ladder": pinned.ladder,
         "policy": pinned.policy,
         "limits": pinned.limits,
+        "max_tokens": pinned.max_tokens,
         "idempotency_key": None,
         "key_digest": _digest(key),
         "fingerprint": _digest(copies.get("fingerprint")),

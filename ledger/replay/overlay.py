@@ -51,16 +51,18 @@ class Overlay:
         """Return a task's request with this policy's route and rules."""
         changes: dict[str, Any] = {"policy": self._policy(pinned.policy)}
         if pinned.route:
-            changes["route"] = self._first(tuple(self._route(pinned)), asked)
-        judge = tuple(self._step(step) for step in pinned.judge)
-        changes["judge"] = self._first(judge, asked) if judge else ()
-        changes["ladder"] = tuple(self._step(step) for step in pinned.ladder)
+            first, *others = self._route(pinned)
+            changes["route"] = (self._tried(first, asked), *others)
+        # A rung has the retries that the caller named, a judge always those of the configuration.
+        changes["judge"] = tuple(self._tried(self._step(step), Asked()) for step in pinned.judge)
+        changes["ladder"] = tuple(self._tried(self._step(step), asked) for step in pinned.ladder)
         return pinned.model_copy(update=changes)
 
     def other_tokens(self, pinned: TaskRequest, asked: Asked) -> bool:
         """Say whether the task's calls would have had another limit of tokens."""
         return (
             "max_tokens" in self._retry
+            and bool(pinned.route)  # a judge's limit is its own
             and asked.max_tokens is None
             and self.own.config.retry.max_tokens != pinned.max_tokens
         )
@@ -79,12 +81,11 @@ class Overlay:
         names = [name for key, name in POLICY.items() if key in self._retry]
         return pinned.model_copy(update={name: getattr(mine, name) for name in names})
 
-    def _first(self, steps: tuple[Step, ...], asked: Asked) -> tuple[Step, ...]:
-        """Give the first step the retries that the file writes, unless the caller had named some."""
+    def _tried(self, step: Step, asked: Asked) -> Step:
+        """Give a step the retries that the file writes, unless the caller had named some."""
         if "retry_count" not in self._retry or asked.retries is not None:
-            return steps
-        tries = 1 + self.own.config.retry.retry_count
-        return (steps[0].model_copy(update={"tries": tries}), *steps[1:])
+            return step
+        return step.model_copy(update={"tries": 1 + self.own.config.retry.retry_count})
 
     def _route(self, pinned: TaskRequest) -> Iterator[Step]:
         """Follow the fallbacks: the file's, else the task's own, else today's."""
