@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ledger import events as e
-from ledger.envelope import Stream
+from ledger.envelope import Recorded, Stream
 from ledger.errors import VersionConflict
 from ledger.executor.outcomes import Terms
 from ledger.executor.transact import Desk
@@ -57,9 +57,14 @@ class Books:
             stream: the task's, with the start in it.
             started: the attempt's.
         """
-        at_ms = next(recorded.recorded_at_ms for recorded in reversed(stream) if recorded.event() == started)
+        at_ms = next(recorded.recorded_at_ms for recorded in reversed(stream) if _is_start(recorded, started.attempt))
         named = self._book is not None and self._book.digest == started.price_book
         return Terms(self._book if named else None, at_ms)
+
+
+def _is_start(recorded: Recorded, attempt: int) -> bool:
+    event = recorded.event() if recorded.type == e.AttemptStarted.TYPE else None
+    return isinstance(event, e.AttemptStarted) and event.attempt == attempt
 
 
 async def in_force(desk: Desk, own: Mapping[str, PriceTable]) -> PriceBook:

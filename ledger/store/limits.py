@@ -73,7 +73,7 @@ def growth(limit: Limit, before: Rows, after: Rows, now_ms: int) -> int:
 def in_flight(limit: Limit, attempts: Rows, now_ms: int) -> int:
     """Count the attempts that take a place of a limit: running, and not past their deadline and the grace."""
     since_ms = now_ms - limit.grace_ms
-    return sum(_takes_a_place(limit, row) and row["deadline_ms"] > since_ms for row in attempts)
+    return len([row for row in attempts if _takes_a_place(limit, row) and row["deadline_ms"] > since_ms])
 
 
 def _takes_a_place(limit: Limit, row: Mapping[str, Any]) -> bool:

@@ -32,7 +32,7 @@ GROUP_WHOLE: Final = 32
 """Up to here all that wait go together, of more only half: while one half is written the other half calls."""
 LOOK_AHEAD: Final = 4 * GROUP_MAX
 """Waiting appends looked through for a group; those of a stream that is in the group already are passed over."""
-MARK_AFTER: Final = 100
+MARK_AFTER: Final = 300
 """Appends until the log is written back with the mark: before SQLite does it by itself, without one."""
 YIELD_MAX_S: Final = 0.002
 """The most that a writer leaves the lock to other processes after it had to wait for them."""
