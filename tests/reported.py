@@ -468,7 +468,12 @@ def _routing(told: Mapping[str, Story], asked: Asked) -> Told:
             row = rows.get(recorded.version)
             if row is None or not asked.since_ms <= recorded.recorded_at_ms < asked.until_ms:
                 continue
-            group = _key(asked, recorded.recorded_at_ms, story.labels, tier=story.task["tier_requested"])
+            of_task = {
+                "tier": story.task["tier_requested"],
+                "model": story.task["model_final"],
+                "purpose": "validate" if story.task["kind"] == "validation" else "generate",
+            }
+            group = _key(asked, recorded.recorded_at_ms, story.labels, **of_task)
             key = (*group, row["decision"], row["reason"], row["tier_from"], row["tier_to"], _obstacle(event))
             found = report.setdefault(key, {"decisions": 0, "wait_ms": 0})
             found["decisions"] += 1
@@ -576,4 +581,8 @@ def _verdict_key(
         nobody = None if row["error_type"] else "person"
         judge = nobody if by is None else story.rows.attempts[by - 1]["tier"]
     by = Asked(tuple(name for name in asked.by if name != "tier"), asked.since_ms, asked.until_ms)
-    return (*_key(by, at_ms, of.labels, model=model), None if judged is None else judged["tier"], judge)
+    return (
+        *_key(by, at_ms, of.labels, model=model, purpose="validate"),
+        None if judged is None else judged["tier"],
+        judge,
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from clients import anthropic_sdk
+from clients import anthropic_bodies, anthropic_sdk
 from clients.anthropic import AnthropicClient, ModelDeprecated
 from clients.anthropic_errors import read_retry_after_ms
 from clients.anthropic_sdk import Transport
@@ -363,7 +363,7 @@ async def test_an_endless_answer_is_dropped(
     server: api.Anthropic, client: AnthropicClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A response past the limit of bytes is not read on."""
-    monkeypatch.setattr(anthropic_sdk, "RESPONSE_BYTES_MAX", 10_000)
+    monkeypatch.setattr(anthropic_bodies, "RESPONSE_BYTES_MAX", 10_000)
     server.script(api.answer("x" * 20_000))
     result = await client.execute("hello")
     assert (result.error_type, result.usage_source) == ("api_error", "unknown")

@@ -406,7 +406,7 @@ async def test_few_bytes_that_unpack_to_many(
     wire: Wire, client: AnthropicClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit on an answer is on what it unpacks to."""
-    monkeypatch.setattr("clients.anthropic_sdk.RESPONSE_BYTES_MAX", 100_000)
+    monkeypatch.setattr("clients.anthropic_bodies.RESPONSE_BYTES_MAX", 100_000)
     bomb = gzip.compress(b" " * 20_000_000)
     wire.plays = [says(head("content-encoding: gzip", length=len(bomb)) + bomb), says(WHOLE)]
     result = await client.execute("hello")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ledger.audit import verify
-from ledger.errors import LedgerCorrupt, LedgerFull, LedgerMissing
+from ledger.errors import LedgerCorrupt, LedgerFull, LedgerMissing, RequestRefused
 from ledger.store.backing_up import back_up
 from ledger.store.opening import open_store
 from ledger.store.sqlite_witness import has_log
@@ -57,9 +57,10 @@ def test_what_cannot_be_backed_up(tmp_path: Path) -> None:
     taken.write_text("mine")
     with pytest.raises(LedgerMissing):
         back_up(tmp_path / "none.db")
-    for to in (taken, tmp_path / "no" / "folder.db"):
-        with pytest.raises(LedgerFull):
-            back_up(path, to)
+    with pytest.raises(RequestRefused, match="exists already"):
+        back_up(path, taken)
+    with pytest.raises(LedgerFull):
+        back_up(path, tmp_path / "no" / "folder.db")
     content = bytearray(path.read_bytes())
     content[4096:40000] = bytes(40000 - 4096)
     path.write_bytes(content)
@@ -135,6 +136,6 @@ def test_as_a_user(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert command("run", "hello", "--tier", "haiku").code == 0
     made = command("db", "backup", "copy.db", "--json")
     assert (made.code, made.json["backup"], made.json["verify"]["ok"]) == (0, "copy.db", True)
-    assert command("db", "backup", "copy.db").code == 3
+    assert command("db", "backup", "copy.db").code == 2
     assert command("verify", "--ledger", "copy.db").code == 0
     assert command("db", "backup", "--ledger", "none.db").code == 3

@@ -399,6 +399,7 @@ def test_control_characters_reach_a_pipe_but_no_terminal(cli: CommandLine) -> No
     } == set()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cli")
 def test_a_terminal_gets_a_bar_and_a_table() -> None:
     """The bar goes away behind itself, the sums stay; tasks are named by the ends of their ids."""

@@ -128,6 +128,10 @@ NAMES: list[tuple[str, str]] = [
         'providers.simulated.script[1] is "tiemout", expected "ok", an error type or a table; did you mean "timeout"?',
     ),
     ("budget.per_label.team = 1", 'budget.per_label.team is not known, expected a label, as in "team=a"'),
+    (
+        r'budget.per_label."team=\u0000" = 1',
+        r'budget.per_label."team=\u0000" is not known, expected a label, as in "team=a"',
+    ),
     ("budget.per_tier.opsu = 1", "budget.per_tier.opsu is not known; did you mean budget.per_tier.opus?"),
     (
         'budget.per_label."subject=a" = 1',

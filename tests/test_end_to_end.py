@@ -96,8 +96,9 @@ def agrees(attempt: dict[str, Any], status: int | None) -> bool:
     return bool(attempt["error_type"] == expected[status])
 
 
+@pytest.mark.slow
 @pytest.mark.gemini_cli
-@pytest.mark.parametrize("lines", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lines", [10, 200])
 def test_batch_over_all_tiers_with_the_real_clients(tmp_path: Path, lines: int) -> None:
     """Ledger and witness agree call by call, the file again pays nothing, verify is clean until a byte is changed."""
     tasks = [{"prompt": f"Question {n}: /say @hello", "tier": TIERS[n % len(TIERS)]} for n in range(lines)]

@@ -104,7 +104,6 @@ def test_money_is_shown_exactly(nano_usd: int, expected: str) -> None:
     [
         pytest.param(["cost", "--by", "colour"], "no report is made by 'colour'", id="no group"),
         pytest.param(["cost", "--by", '"tier'], "is no list of groups", id="a quote without an end"),
-        pytest.param(["routing", "--by", "purpose"], "routing is not told by purpose", id="a group without a meaning"),
         pytest.param(["cost", "--since", "soon"], "is no time", id="no time"),
         pytest.param(["cost", "--json", "--format", "csv"], "exclude each other", id="two forms"),
         pytest.param(["cost", "--as-charged", "--against", "opus"], "give one of them", id="two prices"),

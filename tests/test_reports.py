@@ -54,7 +54,6 @@ ASKED = [
     Asked(("model",), START_MS + DAY_MS),
 ]
 TELLING = [Asked(("day",)), ASKED[4], ASKED[5]]
-MEANINGLESS = {"routing": {"model", "purpose"}, "validation": {"purpose"}}
 
 
 def questions() -> list[object]:
@@ -63,7 +62,6 @@ def questions() -> list[object]:
         pytest.param(name, asked, id=f"{name} by {','.join(asked.by) or 'nothing'}")
         for name in MAKERS
         for asked in ASKED
-        if not MEANINGLESS.get(name, set()) & set(asked.by)
     ]
 
 
@@ -160,8 +158,6 @@ async def test_both_engines_say_the_same(told: tuple[str, dict[str, Story]]) -> 
         await copy_ledger(told[0], url, now_ms=Clock())
         async with Ledger.open(told[0]) as file, Ledger.open(url) as server:
             for name, asked in ((name, asked) for name in MAKERS for asked in TELLING):
-                if MEANINGLESS.get(name, set()) & set(asked.by):
-                    continue
                 reports = [await made(await ledger.store(), name, asked) for ledger in (file, server)]
                 ours, theirs = (json.dumps([list(report.rows), [str(c) for c in report.columns]]) for report in reports)
                 assert ours == theirs, (name, asked)
@@ -206,10 +202,6 @@ async def test_an_empty_ledger_has_no_rows(tmp_path: Path) -> None:
         pytest.param("cost", "colour", "no report is made by 'colour'", id="no group"),
         pytest.param("cost", "label:", "no report is made by 'label:'", id="a label without a name"),
         pytest.param("cost", "label:subject", "can be erased", id="a label that can be erased"),
-        pytest.param("routing", "model", "routing is not told by model", id="a decision has no model"),
-        pytest.param(
-            "validation", "purpose", "validation is not told by purpose", id="all verdicts are for validation"
-        ),
     ],
 )
 async def test_a_group_that_means_nothing_is_refused(tmp_path: Path, name: str, by: str, said: str) -> None:

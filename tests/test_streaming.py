@@ -408,7 +408,7 @@ async def test_an_endless_stream_is_dropped(
     server: api.Anthropic, client: AnthropicClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stream past the limit of bytes is not read on."""
-    monkeypatch.setattr("clients.anthropic_sdk.RESPONSE_BYTES_MAX", 10_000)
+    monkeypatch.setattr("clients.anthropic_bodies.RESPONSE_BYTES_MAX", 10_000)
     server.script(api.answer("x" * 20_000, pieces=200))
     result = await client.execute("hello", on_text=lambda _: None)
     assert (result.error_type, result.usage_source) == ("api_error", "stream_partial")

@@ -21,7 +21,8 @@ UNSEALED: Final[dict[str, Any]] = {"anchor": None, "index": None, "path": None}
 async def task_proof(store: Store, task_id: str) -> dict[str, Any]:
     """Return a task's events, each with its way to the root of its anchor, and the anchors up to the newest.
 
-    The page of code in ``docs/audit.md`` checks it against a kept line.
+    The page of code in ``docs/audit.md`` checks it against a kept line. The task's row, which is made of its events,
+    is there to be read; nothing proves it but them.
 
     Raises:
         UsageError: no anchor covers any event of the task yet.
@@ -41,9 +42,11 @@ async def task_proof(store: Store, task_id: str) -> dict[str, Any]:
     ways: dict[int, dict[str, Any]] = {}
     for number, mine in by_anchor.items():
         ways |= await _ways(store, lines[number], mine)
+    tasks = (await store.projected(task_id)).tasks
     return {
         FORM: 1,
         "task_id": task_id,
+        "task": dict(tasks[0]) if tasks else None,
         "events": [_written(recorded) | ways.get(recorded.position, UNSEALED) for recorded in stream],
         "anchors": [_written(recorded) for recorded in anchors if recorded.version >= min(by_anchor)],
     }

@@ -179,7 +179,7 @@ def _label(value: Any) -> str:
     name, sign, wanted = value.partition("=") if isinstance(value, str) else ("", "", "")
     if name == "subject":
         raise Wrong("another label than subject, which can be erased and so is not counted by")
-    if name and sign and wanted:
+    if name and sign and wanted and "\0" not in value:
         return str(value)
     raise Wrong('a label, as in "team=a"')
 

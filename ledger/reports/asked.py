@@ -54,17 +54,6 @@ class Asked:
         """Return its time as a statement's parameters."""
         return {"since_ms": self.since_ms, "until_ms": self.until_ms}
 
-    def only(self, report: str, *known: str) -> None:
-        """Refuse to group by what means nothing in a report.
-
-        Raises:
-            RequestRefused: such a group is asked for.
-        """
-        for name in self.by:
-            if name not in known and not name.startswith(LABEL):
-                said = f"{report} is not told by {name}: expected {', '.join(known)} or label:KEY"
-                raise RequestRefused(said, field="by")
-
 
 @dataclass(frozen=True, slots=True)
 class Column:

@@ -14,6 +14,7 @@ from ledger.reports.grouping import (
     Measures,
     Total,
     by_attempt,
+    by_row,
     grouped,
     merged,
     of_instant,
@@ -140,7 +141,8 @@ async def _spent(snapshot: Snapshot, asked: Asked, grouping: Grouping) -> Sums:
         **money.measures("a.cost_nano_usd", "a.exposure_nano_usd"),
         NOTHING: Total(f"CASE WHEN {without_answer} THEN a.cost_nano_usd END"),
     }
-    sums = await grouping.sums(snapshot, aggregates, "attempts a", started(asked))
+    rows = grouped(asked, by_row(asked), "a.task_id")
+    sums = await rows.sums(snapshot, aggregates, "attempts a", started(asked))
     lost = await grouping.sums(
         snapshot,
         {NOTHING: Total("a.cost_nano_usd")},

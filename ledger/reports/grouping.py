@@ -20,7 +20,9 @@ __all__ = [
     "Measures",
     "Total",
     "by_attempt",
+    "by_row",
     "grouped",
+    "is_bounded",
     "merged",
     "of_instant",
     "started",
@@ -151,6 +153,21 @@ def by_attempt(alias: str) -> dict[str, str]:
         "purpose": f"{alias}.purpose",
         **of_instant(f"{alias}.started_at_ms"),
     }
+
+
+def by_row(asked: Asked) -> dict[str, str]:
+    """Return the groups of attempts ``a`` for a statement that takes figures which no index has.
+
+    Of all times SQLite would follow the index of days and look up each row, where the table in its own order takes a
+    third of the time. The sum keeps it from that.
+    """
+    instant = "a.started_at_ms" if is_bounded(asked) else "(a.started_at_ms + 0)"
+    return by_attempt("a") | of_instant(instant)
+
+
+def is_bounded(asked: Asked) -> bool:
+    """Say whether less than all times is asked for."""
+    return asked.since_ms > 0 or asked.until_ms < INT64_MAX
 
 
 def of_instant(column: str) -> dict[str, str]:

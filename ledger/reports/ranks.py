@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ledger.reports.asked import Asked
@@ -18,9 +18,21 @@ INDEXED: Final = ("day", "tier", "model")
 Ranks = dict[Key, dict[str, Any]]
 
 
-async def of_latencies(snapshot: Snapshot, asked: Asked, grouping: Grouping, answered: str) -> Ranks:
-    """Return the percentiles of latencies; read off an index where each group is one stretch of it."""
-    if set(asked.by) <= set(INDEXED):
+async def of_latencies(
+    snapshot: Snapshot, asked: Asked, grouping: Grouping, answered: str, sizes: Mapping[Key, int]
+) -> Ranks:
+    """Return the percentiles of latencies; read off an index where each group is one stretch of it.
+
+    Args:
+        snapshot: the ledger.
+        asked: the groups and the time.
+        grouping: the groups' expressions.
+        answered: the condition of the attempts that count.
+        sizes: of each group, how many latencies it has.
+    """
+    if set(asked.by) == set(INDEXED):
+        return await _read_off(snapshot, grouping, {key: size for key, size in sizes.items() if size}, answered)
+    if set(asked.by) < set(INDEXED):
         stretches = grouped(Asked(INDEXED, asked.since_ms, asked.until_ms), by_attempt("a"), "a.task_id")
         counts: Measures = {"attempts": "COUNT(a.latency_ms)"}
         found = await stretches.sums(snapshot, counts, "attempts a", answered)

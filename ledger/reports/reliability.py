@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any, Final
 
 from ledger.reports.asked import Asked, Column, Report, share
-from ledger.reports.grouping import Key, Measures, Total, by_attempt, grouped, merged, of_instant, started, tasks_among
+from ledger.reports.grouping import (
+    Key,
+    Measures,
+    Total,
+    by_attempt,
+    by_row,
+    grouped,
+    merged,
+    of_instant,
+    started,
+    tasks_among,
+)
 from ledger.reports.latency import waited
 from ledger.reports.reading import Snapshot
 
@@ -54,8 +65,8 @@ async def reliability(snapshot: Snapshot, asked: Asked) -> Report:
     """
     grouping = grouped(asked, by_attempt("a"), "a.task_id")
     counts: Measures = {**COUNTS, "tasks": tasks_among(asked)}
-    counted = await grouping.sums(snapshot, counts, "attempts a", started(asked))
-    waits = await waited(snapshot, grouping, started(asked))
+    counted = await grouped(asked, by_row(asked), "a.task_id").sums(snapshot, counts, "attempts a", started(asked))
+    waits = await waited(snapshot, asked, grouping, started(asked))
     errors = await _errors(snapshot, asked)
     handed_over = await _fallbacks(snapshot, asked)
     rows = []
@@ -76,7 +87,7 @@ async def reliability(snapshot: Snapshot, asked: Asked) -> Report:
 
 async def _errors(snapshot: Snapshot, asked: Asked) -> dict[Key, dict[str, int]]:
     """Return by group how often each kind of error ended an attempt."""
-    kinds = grouped(asked, by_attempt("a"), "a.task_id").and_by("error", "a.error_type")
+    kinds = grouped(asked, by_row(asked), "a.task_id").and_by("error", "a.error_type")
     found = await kinds.sums(
         snapshot, {"count": "COUNT(*)"}, "attempts a", f"{started(asked)} AND a.error_type IS NOT NULL"
     )

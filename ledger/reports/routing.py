@@ -24,6 +24,11 @@ DECISION: Final = {
     "tier_to": "d.tier_to",
 }
 WAIT: Final = "CASE WHEN d.not_before_ms > d.recorded_at_ms THEN d.not_before_ms - d.recorded_at_ms ELSE 0 END"
+OF_TASK: Final = {
+    "tier": "t.tier_requested",
+    "model": "t.model_final",
+    "purpose": "CASE t.kind WHEN 'validation' THEN 'validate' ELSE 'generate' END",
+}
 COUNTS: Final[Measures] = {"decisions": "COUNT(*)", "wait_ms": Total(WAIT)}
 COLUMNS: Final = (
     *(Column(name, "key") for name in DECISION),
@@ -34,17 +39,18 @@ COLUMNS: Final = (
 
 
 async def routing(snapshot: Snapshot, asked: Asked) -> Report:
-    """Return decisions by kind, reason and tiers, and by the tier asked for, the day, the hour or labels.
+    """Return decisions by kind, reason and tiers, and by their day, hour and labels, or what is their task's.
+
+    That is the tier asked for, the model that stands for the whole task in the end, and what it was made for.
 
     Raises:
-        RequestRefused: a group that means nothing here, or too many.
+        RequestRefused: too many groups.
     """
-    asked.only("routing", "tier", "day", "hour")
-    groups = grouped(asked, {"tier": "t.tier_requested", **of_instant("d.recorded_at_ms")}, "d.task_id")
+    groups = grouped(asked, {**OF_TASK, **of_instant("d.recorded_at_ms")}, "d.task_id")
     finer = groups
     for name, expression in DECISION.items():
         finer = finer.and_by(name, expression)
-    source = "decisions d JOIN tasks t ON t.task_id = d.task_id" if "tier" in asked.by else "decisions d"
+    source = "decisions d JOIN tasks t ON t.task_id = d.task_id" if OF_TASK.keys() & asked.by else "decisions d"
     plain = await finer.sums(snapshot, COUNTS, source, f"{WITHIN} AND NOT {OBSTRUCTED}")
     sums = {(*key, None): found for key, found in plain.items()}
     sums |= await _obstructed(snapshot, finer, source)

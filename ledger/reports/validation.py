@@ -27,7 +27,11 @@ CALLS: Final = (
     " AND judged.attempt = COALESCE(v.judged_attempt, t.attempt_final)"
 )
 """Judges' calls, each with the verdict that it came to in the end."""
-KNOWN: Final = {"tier_judged": "judged.tier", "model": "COALESCE(judged.response_model, judged.request_model)"}
+KNOWN: Final = {
+    "tier_judged": "judged.tier",
+    "model": "COALESCE(judged.response_model, judged.request_model)",
+    "purpose": "'validate'",
+}
 OTHER: Final = (
     "SELECT 1 FROM validations other LEFT JOIN tasks of_other ON of_other.task_id = other.task_id"
     " WHERE other.task_id = v.task_id AND other.error_type IS NULL"
@@ -87,9 +91,8 @@ async def validation(snapshot: Snapshot, asked: Asked) -> Report:
     """Return verdicts by the tier that was judged and by the judge; a row without a tier is of texts without a task.
 
     Raises:
-        RequestRefused: a group that means nothing here, or too many.
+        RequestRefused: too many groups.
     """
-    asked.only("validation", "tier", "model", "day", "hour")
     by = tuple(name for name in asked.by if name != "tier")
     asked = Asked(by, asked.since_ms, asked.until_ms)
     verdicts = _groups(asked, "v.recorded_at_ms", JUDGE, "v.judge_task_id")

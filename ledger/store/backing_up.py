@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ledger.errors import LedgerCorrupt, LedgerFull, LedgerMissing
+from ledger.errors import LedgerCorrupt, LedgerFull, LedgerMissing, RequestRefused
 from ledger.store.sqlite_connection import connect
 from ledger.store.sqlite_errors import as_ledger_error
 
@@ -42,14 +42,15 @@ def back_up(ledger: Path, to: Path | None = None) -> Backup:
 
     Raises:
         LedgerMissing: there is no such ledger.
-        LedgerFull: the copy cannot be written, or its name is taken.
+        RequestRefused: the copy's name is taken.
+        LedgerFull: the copy cannot be written.
         LedgerCorrupt: the ledger is damaged.
     """
     if not ledger.is_file():
         raise LedgerMissing(f"there is no ledger at {ledger}")
     try:
         if to is not None and to.exists():
-            raise LedgerFull(f"{to} exists already, and a backup overwrites nothing; name another file")
+            raise RequestRefused(f"{to} exists already, and a backup overwrites nothing; name another file", field="to")
         descriptor, unfinished = tempfile.mkstemp(prefix=".backup.", dir=(to or ledger).parent)
         os.close(descriptor)
     except OSError as error:

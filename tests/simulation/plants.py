@@ -43,11 +43,11 @@ def planted(plant: Plant | None) -> Iterator[None]:
         stack.enter_context(in_memory())
         for module, name, value in () if plant is None else plant.put:
             stack.enter_context(patch.object(module, name, value))
-        transact.state_of.cache_clear()
+        transact._states.clear()  # noqa: SLF001 - folded by other rules
         try:
             yield
         finally:
-            transact.state_of.cache_clear()
+            transact._states.clear()  # noqa: SLF001 - folded by other rules
 
 
 class AcknowledgesEarly(SimStore):
