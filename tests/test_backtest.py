@@ -18,6 +18,7 @@ from ledger.parts import BudgetSeen
 from ledger.policy import Step, Tier
 from ledger.questions import asked_for
 from ledger.registry import ModelRegistry
+from ledger.replay.account import Account
 from ledger.replay.backtest import Backtested, CannotAnswer, backtested
 from ledger.replay.overlay import Asked, Overlay
 from ledger.replay.record import Record, read_record
@@ -321,6 +322,20 @@ def test_retries_hold_for_each_rung_too(asked: Asked, expected: tuple[int, ...])
     pinned = request(judge=(step("sonnet"),), ladder=(step("sonnet"), step("opus")))
     made = Overlay(written, own, ModelRegistry(Config())).request(pinned, asked)
     assert expected == tuple(each.tries for each in (*made.route, *made.ladder, *made.judge))
+
+
+def test_an_acceptance_that_would_be_lost_is_counted() -> None:
+    """The task succeeds either way: with what it had when the rung above gave no answer."""
+    asked = request(judge=(step("sonnet"),), ladder=(step("haiku", 2),), route=(step("flash", 1),))
+    history = History(asked).start().succeed().start().judge(passed=False, escalate=True)
+    history.start().fail("overloaded").start().succeed().start().judge(passed=True)
+    account = Account()
+    account.add(recorded(history.events), under(history, ladder=(step("haiku", 1),)))
+    (row,) = account.document()["tiers"]
+    sides = [
+        [row[side][word] for word in ("succeeded", "accepted", "not_accepted")] for side in ("happened", "backtest")
+    ]
+    assert ([[1, 1, 0], [1, 0, 1]], 0) == (sides, row["lost"])
 
 
 def test_a_judge_has_a_limit_of_tokens_of_its_own() -> None:

@@ -135,7 +135,10 @@ def test_a_replay_that_failed_is_replayed_in_its_turn(cli: CommandLine, empty_fo
     ended = cli("replay", old, "--json")
     (first,) = ended.json["replayed"]
     assert (1, "failed") == (ended.code, first["state"])
-    configured(empty_folder, HEALTHY)
+    configured(empty_folder, HEALTHY + '[prices."simulated/down"]\ninput_usd_per_mtok = 0\noutput_usd_per_mtok = 1\n')
+    listed = cli("replay", "--state", "failed", "--dry-run", "--json").json
+    assert (2, 1, 2 * 1_000 * 4096) == (listed["tasks"], listed["replays"], listed["at_most_nano_usd"])
+    assert "2 tasks would be replayed by 1 replay" in cli("replay", "--state", "failed", "--dry-run").out
     ended = cli("replay", "--state", "failed", "--json")
     (second,) = ended.json["replayed"]
     assert (0, "succeeded") == (ended.code, second["state"])
@@ -249,6 +252,8 @@ def test_another_policy_limits_the_output_too(
     cli: CommandLine, empty_folder: Path, named: tuple[str, ...], expected: int
 ) -> None:
     """Where the caller had left that to the configuration."""
+    priced = '[prices."simulated/plain"]\ninput_usd_per_mtok = 0.0\noutput_usd_per_mtok = 1.0\n'
+    configured(empty_folder, CONFIG + priced)
     (empty_folder / "other.toml").write_text(CONFIG.replace("[retry]", "[retry]\nmax_tokens = 64"))
     old = dispatched(cli, *named, tier="haiku")
     same, other = (
@@ -256,6 +261,8 @@ def test_another_policy_limits_the_output_too(
         for how in ((), ("--policy", "other.toml"))
     )
     assert (4096, expected) == (same, other)
+    (row,) = cli("replay", old, "--again", "--dry-run", "--policy", "other.toml", "--json").json["would_replay"]
+    assert 2 * 1_000 * expected == row["at_most_nano_usd"]
 
 
 def test_another_policy_gives_a_judge_its_own_tries(cli: CommandLine) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ledger import events as e
 from ledger.replay.backtest import Backtested, Reason
@@ -12,20 +12,31 @@ from ledger.replay.record import Figures, Record
 
 __all__ = ["Account", "Row"]
 
+End = e.TaskSucceeded | e.TaskFailed | e.TaskCancelled | None
+JUDGED: Final = ("accepted", "not_accepted")
+
 
 @dataclass(slots=True)
 class Side:
     """How tasks ended, and what they took."""
 
     ends: Counter[str] = field(default_factory=Counter)
+    """By word; of answers that were judged within their task also whether they were accepted."""
     figures: Figures = field(default_factory=Figures)
+
+    def add(self, word: str, record: Record, end: End, figures: Figures) -> None:
+        """Count a task."""
+        self.ends[word] += 1
+        self.figures.add(figures)
+        if record.submitted.kind == "generation" and isinstance(end, e.TaskSucceeded) and end.accepted is not None:
+            self.ends[JUDGED[not end.accepted]] += 1
 
     def document(self) -> dict[str, Any]:
         """Return it with the names of the reports; a sum of which a part is unknown is NULL."""
         figures = self.figures
         named = {name: getattr(figures, name) for name in Figures.__slots__}
         cost = None if figures.cost_unknown_attempts else figures.cost_known_nano_usd
-        ends = {word: self.ends[word] for word in ("succeeded", "failed", "cancelled", "held")}
+        ends = {word: self.ends[word] for word in ("succeeded", "failed", "cancelled", "held", *JUDGED)}
         return {**ends, **named, "cost_nano_usd": cost}
 
 
@@ -68,10 +79,8 @@ class Account:
         row.won += now == "succeeded" != before
         row.lost += before == "succeeded" != now
         row.changed += before != now or figures.attempts != would.figures.attempts
-        row.happened.ends[before] += 1
-        row.happened.figures.add(figures)
-        row.backtest.ends[now] += 1
-        row.backtest.figures.add(would.figures)
+        row.happened.add(before, record, record.end, figures)
+        row.backtest.add(now, record, would.end, would.figures)
 
     def leave(self, tier: str, reason: Reason) -> None:
         """Count a task that the record cannot answer for."""
@@ -96,7 +105,7 @@ class Account:
         }
 
 
-def _word(end: e.TaskSucceeded | e.TaskFailed | e.TaskCancelled | None) -> str:
+def _word(end: End) -> str:
     match end:
         case None:
             return "held"

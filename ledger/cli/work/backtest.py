@@ -21,6 +21,7 @@ __all__ = ["backtest_ledger"]
 
 TASKS_A_WORD: Final = 10_000
 PLAYED: Final = ("retry", "tiers")
+JUDGED: Final = ("accepted", "not_accepted")
 COLUMNS: Final[tuple[output.Column, ...]] = (
     ("tier", "left"),
     ("", "left"),
@@ -85,6 +86,10 @@ def _tell(document: dict[str, Any]) -> None:
         output.table(COLUMNS, cells)
     answered, cannot = document["tasks"], document["cannot_answer"]
     output.write(f"{plural(answered, 'task')}: {document['won']:,} won, {document['lost']:,} lost\n")
+    then, now = ({word: sum(row[side][word] for row in rows) for word in JUDGED} for side in ("happened", "backtest"))
+    if any(then.values()) or any(now.values()):
+        said = f"{then['accepted']:,} of {plural(sum(then.values()), 'answer')} accepted"
+        output.write(f"judged: {said} then, {now['accepted']:,} of {sum(now.values()):,} in the backtest\n")
     if cannot:
         output.write(f"{plural(cannot, 'task')} cannot be answered for and stand in none of these figures:\n")
         for reason, count in document["cannot_answer_because"].items():

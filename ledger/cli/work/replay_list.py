@@ -36,11 +36,13 @@ async def list_plans(store: Store, task_ids: AsyncIterator[str], how: Replay, *,
     rows: list[dict[str, Any]] = []
     sums = _Sums()
     async for task_id in task_ids:
+        plan = None
         try:
-            row = _row(await planned(store, task_id, how), how)
+            plan = await planned(store, task_id, how)
+            row = _row(plan, how)
         except RequestRefused as refused:
             row = {"task_id": task_id, "why": str(refused)}
-        sums.add(row)
+        sums.add(row, plan)
         if as_json or len(rows) < SHOWN_MAX:
             rows.append(row)
     if as_json:
@@ -59,17 +61,29 @@ class _Sums:
         self.counts = {"would_replay": 0, "existing": 0, "not_replayed": 0}
         self.known = {"did_cost_nano_usd": 0, "at_most_nano_usd": 0}
         self.unknown = {"did_cost_nano_usd": 0, "at_most_nano_usd": 0}
+        self.replays = 0
+        self._chains: set[str] = set()
+        """The ends of those that have more than one task: one replay answers for all of these, and costs once."""
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: dict[str, Any], plan: Plan | None) -> None:
         kind = _kind(row)
         self.counts[kind] += 1
-        if kind == "would_replay":
-            for name in self.known:
-                self.known[name] += row[name] or 0
-                self.unknown[name] += row[name] is None
+        if plan is None or kind != "would_replay":
+            return
+        self._sum("did_cost_nano_usd", row)
+        if plan.follows in self._chains:
+            return
+        if plan.newest is not None or plan.old.task.submitted.replay_of is not None:
+            self._chains.add(plan.follows)
+        self.replays += 1
+        self._sum("at_most_nano_usd", row)
+
+    def _sum(self, name: str, row: dict[str, Any]) -> None:
+        self.known[name] += row[name] or 0
+        self.unknown[name] += row[name] is None
 
     def document(self) -> dict[str, Any]:
-        sums: dict[str, Any] = {"tasks": self.counts["would_replay"]}
+        sums: dict[str, Any] = {"tasks": self.counts["would_replay"], "replays": self.replays}
         for name, known in self.known.items():
             plain = name.removesuffix("_nano_usd")
             sums[name] = None if self.unknown[name] else known
@@ -110,7 +124,7 @@ def _at_most(plan: Plan, how: Replay) -> int | None:
 
     What a judge is sent holds an answer that is still to come, so nothing bounds it.
     """
-    submitted, pinned = plan.old.task.submitted, plan.pinned
+    pinned = plan.pinned
     if pinned.route and pinned.judge:
         return None
     texts = {slot: payload.content for slot, payload in plan.texts.items()}
@@ -123,7 +137,7 @@ def _at_most(plan: Plan, how: Replay) -> int | None:
         book = _book(step.provider, how)
         if book is None:
             return None
-        bound = upper_bound(book, step.provider, step.model, *sizes, submitted.max_tokens, now_ms)
+        bound = upper_bound(book, step.provider, step.model, *sizes, pinned.max_tokens, now_ms)
         if bound is None:
             return None
         total += step.tries * bound
@@ -147,10 +161,10 @@ def _tell(rows: list[dict[str, Any]], sums: _Sums) -> None:
         output.note(f"… and {total - len(rows):,} more; --json has them all")
     if not total:
         output.note("no such tasks")
-    would = plural(sums.counts["would_replay"], "task")
-    output.write(
-        f"{would} would be replayed, {sums.counts['existing']:,} have a replay that stands; nothing was begun\n"
-    )
+    would = f"{plural(sums.counts['would_replay'], 'task')} would be replayed"
+    if sums.replays < sums.counts["would_replay"]:
+        would += f" by {plural(sums.replays, 'replay')}"
+    output.write(f"{would}, {sums.counts['existing']:,} have a replay that stands; nothing was begun\n")
     output.write(f"did cost {sums.said('did_cost_nano_usd')}; can cost at most {sums.said('at_most_nano_usd')}\n")
 
 
