@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
+from operator import itemgetter
 from typing import Any, Final, get_args
 
 from ledger import commands as c
@@ -552,13 +553,17 @@ def _compared(found: dict[str, Any], row: Mapping[str, Any], others: Sequence[Ma
     order = [(one["recorded_at_ms"], one["judge_task_id"], one["version"]) for one in others]
     mine = (row["recorded_at_ms"], row["judge_task_id"], row["version"])
     later = [one["pass"] for one, place in zip(others, order, strict=True) if place > mine]
-    persons = [one["pass"] for one in others if one["judge_attempt"] is None]
+    persons = [
+        one["pass"]
+        for _, one in sorted(zip(order, others, strict=True), key=itemgetter(0))
+        if one["judge_attempt"] is None
+    ]
     found["judged_again"] += bool(later)
     found["disagreed"] += (1 - row["pass"]) in later
     if row["judge_attempt"] is not None:
         found["judged_by_person"] += bool(persons)
-        found["false_passes"] += row["pass"] == 1 and 0 in persons
-        found["false_fails"] += row["pass"] == 0 and 1 in persons
+        found["false_passes"] += row["pass"] == 1 and persons[-1:] == [0]
+        found["false_fails"] += row["pass"] == 0 and persons[-1:] == [1]
 
 
 def _answer(told: Mapping[str, Story], row: Mapping[str, Any]) -> tuple[str, int] | None:

@@ -256,3 +256,12 @@ def test_the_command(empty_folder: Path, command: CommandLine) -> None:
     assert ("(erased)" in shown, CANARY in shown) == (True, False)
     assert command("redact", "--reason", REASON).code == 2
     assert holding(empty_folder) == ["dispatch.db"]  # the judgement of a free text is no task of Ada's
+
+
+def test_a_free_text_is_judged_for_a_subject(empty_folder: Path, command: CommandLine) -> None:
+    """With the label it is erased with all that is theirs; a verdict on a task has no label of its own."""
+    hers = ("--label", "subject=Ada")
+    assert command("validate", "--task", CANARY, "--output", CANARY, *hers).code == 0
+    assert command("validate", "--task-id", "any", *hers).code == 2
+    assert command("redact", *hers, "--reason", REASON).code == 0
+    assert (holding(empty_folder), command("verify").code) == ([], 0)

@@ -54,16 +54,19 @@ class Judging(Lifetime):
         )
         return (await self.dispatch(replace(asked, validated=True), Listener(on_text, on_restart))).result
 
-    async def validate_output(self, task: str, output: str) -> dict[str, Any]:
+    async def validate_output(
+        self, task: str, output: str, *, labels: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Judge an output; return exactly ``pass``, ``issues``, ``confidence`` and ``escalate``.
 
-        Any trouble gives ``{"pass": False, "issues": [why], "confidence": 0, "escalate": True}``.
+        Any trouble gives ``{"pass": False, "issues": [why], "confidence": 0, "escalate": True}``. Nothing links the
+        verdict to where the output came from; the label ``subject`` lets both texts be erased with that subject's.
 
         Raises:
             LedgerError: the ledger cannot be used.
         """
         try:
-            verdict, _ = await self.judge(task, Judged(output))
+            verdict, _ = await self.judge(task, Judged(output), labels)
         except (UsageError, ClientError) as error:
             return failed_verdict(str(error))
         return verdict
@@ -104,8 +107,11 @@ class Judging(Lifetime):
         done = await judged_by_person(person, self._intake, task, judged, passed=verdict == "pass", issues=issues)
         return done.result.verdict or {}, done
 
-    async def judge(self, task: str, judged: Judged) -> tuple[dict[str, Any], Dispatched]:
+    async def judge(
+        self, task: str, judged: Judged, labels: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], Dispatched]:
         """Judge an output as a task of its own; return the verdict with that task."""
-        done = await self.dispatch(judging(task, judged), Listener())
+        asked = judging(task, judged)
+        done = await self.dispatch(asked if labels is None else replace(asked, labels=labels), Listener())
         verdict = await verdict_of(await self.ledger.store(), done.story)
         return verdict or failed_verdict(done.result.error or "the judge gave no verdict"), done

@@ -33,15 +33,19 @@ KNOWN: Final = {
     "purpose": "'validate'",
 }
 OTHER: Final = (
-    "SELECT 1 FROM validations other LEFT JOIN tasks of_other ON of_other.task_id = other.task_id"
+    "FROM validations other LEFT JOIN tasks of_other ON of_other.task_id = other.task_id"
     " WHERE other.task_id = v.task_id AND other.error_type IS NULL"
     " AND COALESCE(other.judged_attempt, of_other.attempt_final) = COALESCE(v.judged_attempt, t.attempt_final)"
 )
 AGAIN: Final = (
-    f"{OTHER} AND (other.recorded_at_ms, other.judge_task_id, other.version)"
+    f"SELECT 1 {OTHER} AND (other.recorded_at_ms, other.judge_task_id, other.version)"
     " > (v.recorded_at_ms, v.judge_task_id, v.version)"
 )
-OF_PERSON: Final = f"{OTHER} AND other.judge_attempt IS NULL"
+PERSON: Final = (
+    f"(SELECT other.pass {OTHER} AND other.judge_attempt IS NULL"
+    " ORDER BY other.recorded_at_ms DESC, other.judge_task_id DESC, other.version DESC LIMIT 1)"
+)
+"""What a person said of the answer; who has said several things has said the last."""
 GIVEN: Final = "v.error_type IS NULL"
 BY_MACHINE: Final = f"{GIVEN} AND v.judge_attempt IS NOT NULL"
 
@@ -58,9 +62,9 @@ COUNTS: Final[Measures] = {
     "escalated": _count(f"{GIVEN} AND v.escalate = 1"),
     "judged_again": _count(f"{GIVEN} AND EXISTS ({AGAIN})"),
     "disagreed": _count(f"{GIVEN} AND EXISTS ({AGAIN} AND other.pass <> v.pass)"),
-    "judged_by_person": _count(f"{BY_MACHINE} AND EXISTS ({OF_PERSON})"),
-    "false_passes": _count(f"{BY_MACHINE} AND v.pass = 1 AND EXISTS ({OF_PERSON} AND other.pass = 0)"),
-    "false_fails": _count(f"{BY_MACHINE} AND v.pass = 0 AND EXISTS ({OF_PERSON} AND other.pass = 1)"),
+    "judged_by_person": _count(f"{BY_MACHINE} AND {PERSON} IS NOT NULL"),
+    "false_passes": _count(f"{BY_MACHINE} AND v.pass = 1 AND {PERSON} = 0"),
+    "false_fails": _count(f"{BY_MACHINE} AND v.pass = 0 AND {PERSON} = 1"),
 }
 COSTS: Final[Measures] = {
     "judge_attempts": "COUNT(*)",

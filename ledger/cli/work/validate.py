@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from ledger.cli import output
@@ -17,12 +17,12 @@ __all__ = ["judge_stored", "judge_texts"]
 RESUMABLE: Final = "the verdict's task is in the ledger as it stands"
 
 
-def judge_texts(common: Common, task: str, text: str) -> int:
+def judge_texts(common: Common, task: str, text: str, labels: Mapping[str, str]) -> int:
     """Have a text judged that is in no ledger."""
 
     async def work() -> int:
         async with opened(common, create=True) as executor:
-            _tell(*await executor.judge(task, Judged(text)), as_json=common.as_json)
+            _tell(*await executor.judge(task, Judged(text), labels), as_json=common.as_json)
         return DONE
 
     return perform(work, interrupted=RESUMABLE)
