@@ -14,7 +14,7 @@ import orjson
 
 from ledger.errors import EventInvalid
 
-__all__ = ["INT64_MAX", "INT64_MIN", "canonical", "digest_of", "salted_digest"]
+__all__ = ["INT64_MAX", "INT64_MIN", "canonical", "digest_of", "salted_digest", "written"]
 
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
@@ -38,6 +38,15 @@ def canonical(value: Any) -> bytes:
     misfit = _misfit(value, DEPTH_MAX)
     if misfit is not None:
         raise EventInvalid(f"data{misfit}")
+    return written(value)
+
+
+def written(value: Any) -> bytes:
+    """Encode what surely has no float in it and no integer beyond 64 bits, as every event: looking costs more.
+
+    Raises:
+        EventInvalid: a lone surrogate, or a type that JSON does not have.
+    """
     try:
         return orjson.dumps(value, option=SAFE)
     except TypeError as error:
@@ -47,7 +56,7 @@ def canonical(value: Any) -> bytes:
 def _misfit(value: Any, depth: int) -> str | None:
     """Say where and why orjson would write something else than json (floats, huge integers, other types), else None.
 
-    The way to the place is put together only when there is something to say: this runs for every event.
+    The way to the place is put together only when there is something to say.
     """
     kind = type(value)
     if kind is str or kind is bool or value is None:

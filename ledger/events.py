@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from ledger.canonical import canonical
+from ledger.canonical import written
 from ledger.parts import (
     Answer,
     Decision,
@@ -56,7 +56,7 @@ class Event(Value):
 
     def data(self) -> bytes:
         """Return the canonical JSON that is stored and hashed."""
-        return canonical(self.__pydantic_serializer__.to_python(self))  # ``model_dump`` without its twelve options
+        return written(self.__pydantic_serializer__.to_python(self))  # ``model_dump`` without its twelve options
 
 
 class TaskSubmitted(Event, TaskRequest, Decision):

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import reduce
+from functools import lru_cache, reduce
+from typing import Final
 
 from ledger import events as e
-from ledger.parts import Answered
-from ledger.policy import Purpose
+from ledger.parts import Answered, Fact
+from ledger.policy import ErrorType, Purpose
 from ledger.state import INITIAL, Absent, Ended, Given, Held, Loose, Ready, Running, State, Task, Undecided, Waiting
 
 __all__ = ["evolve", "fold"]
 
 Known = Ready | Running | Undecided | Waiting | Held | Ended
+
+
+FACTS: Final = 256
+
+
+@lru_cache(FACTS)
+def _fact(event: Fact, attempt: int | None, error_type: ErrorType | None) -> Answered:
+    """Return the fact that a decision is to answer; there are few different ones, and each is frozen."""
+    return Answered(event=event, attempt=attempt, error_type=error_type)
 
 
 def fold(events: Iterable[e.Event], state: State = INITIAL) -> State:
@@ -33,6 +43,8 @@ def evolve(state: State, event: e.Event) -> State:
     match event:
         case e.AttemptStarted():
             return Running(_claimed(task, event), event)
+        case e.TaskSucceeded() | e.TaskFailed() | e.TaskCancelled():
+            return Ended(task, event)
         case e.AttemptSucceeded() | e.AttemptFailed() | e.AttemptOrphaned():
             if isinstance(state, Running) and state.started.attempt == event.attempt:
                 return _ended_attempt(task, state.started.purpose, event)
@@ -46,13 +58,11 @@ def evolve(state: State, event: e.Event) -> State:
         case e.EscalationSelected():
             return _moved(state, "generate", event.to_step)
         case e.BudgetRefused():
-            return Undecided(task, Answered(event="budget.refused", attempt=None, error_type="budget_refused"))
+            return Undecided(task, _fact("budget.refused", None, "budget_refused"))
         case e.TaskHeld():
             return Held(task)
         case e.TaskReleased():
             return Ready(task._replace(owner=None))
-        case e.TaskSucceeded() | e.TaskFailed() | e.TaskCancelled():
-            return Ended(task, event)
         case _:
             return state
 
@@ -85,10 +95,10 @@ def _ended_attempt(
         loose = (*loose, Loose(event.attempt, purpose, task.step, isinstance(event, e.AttemptOrphaned)))
     match event:
         case e.AttemptOrphaned():
-            answered = Answered(event="attempt.orphaned", attempt=event.attempt, error_type=None)
+            answered = _fact("attempt.orphaned", event.attempt, None)
             return _or_late(Undecided(task._replace(orphans=task.orphans + 1, loose=loose), answered))
         case e.AttemptFailed():
-            answered = Answered(event="attempt.failed", attempt=event.attempt, error_type=event.error_type)
+            answered = _fact("attempt.failed", event.attempt, event.error_type)
             if event.error_type == "interrupted":
                 task = task._replace(loose=loose)
             else:
@@ -97,7 +107,7 @@ def _ended_attempt(
             return _or_late(Undecided(task, answered, event.retryable, event.retry_after_ms))
         case e.AttemptSucceeded():
             task = task._replace(tries=task.tries + 1, orphans=0, late=None, loose=loose)
-            answered = Answered(event="attempt.succeeded", attempt=event.attempt, error_type=None)
+            answered = _fact("attempt.succeeded", event.attempt, None)
             return Undecided(task, answered) if purpose == "validate" else _answered(task, task.step, answered)
 
 
@@ -106,7 +116,7 @@ def _or_late(state: Undecided) -> State:
     late = state.task.late
     if late is None:
         return state
-    answered = Answered(event="attempt.settled", attempt=late.attempt, error_type=None)
+    answered = _fact("attempt.settled", late.attempt, None)
     return _answered(state.task._replace(late=None), late.step, answered)
 
 
@@ -121,13 +131,13 @@ def _answered(task: Task, step: int, outcome: Answered) -> State:
 def _judged(task: Task, event: e.ValidationPassed | e.ValidationFailed | e.ValidationErrored) -> State:
     match event:
         case e.ValidationPassed():
-            answered = Answered(event="validation.passed", attempt=event.judge_attempt, error_type=None)
+            answered = _fact("validation.passed", event.judge_attempt, None)
             return Undecided(task, answered, passed=True)
         case e.ValidationFailed():
-            answered = Answered(event="validation.failed", attempt=event.judge_attempt, error_type=None)
+            answered = _fact("validation.failed", event.judge_attempt, None)
             return Undecided(task, answered, passed=False, escalate=event.escalate)
         case e.ValidationErrored():
-            answered = Answered(event="validation.errored", attempt=event.judge_attempt, error_type=event.error_type)
+            answered = _fact("validation.errored", event.judge_attempt, event.error_type)
             return Undecided(task, answered)
 
 
@@ -147,5 +157,5 @@ def _settled(state: Known, event: e.AttemptSettled) -> State:
     if answers and wanted and isinstance(state, Running):
         return replace(state, task=task._replace(late=Given(event.attempt, loose.step)))
     if answers and wanted and isinstance(state, Ready | Waiting | Held):
-        return _answered(task, loose.step, Answered(event="attempt.settled", attempt=event.attempt, error_type=None))
+        return _answered(task, loose.step, _fact("attempt.settled", event.attempt, None))
     return replace(state, task=task)

@@ -19,6 +19,7 @@ __all__ = [
     "Decision",
     "DecisionKind",
     "Digest",
+    "Fact",
     "Inputs",
     "Judgement",
     "Natural",
@@ -33,6 +34,17 @@ __all__ = [
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 UsageSource = Literal["provider", "stream_partial", "estimated", "not_billed", "unknown"]
+Fact = Literal[
+    "attempt.succeeded",
+    "attempt.failed",
+    "attempt.orphaned",
+    "attempt.settled",
+    "validation.passed",
+    "validation.failed",
+    "validation.errored",
+    "budget.refused",
+]
+"""Types of the events that a decision answers."""
 DecisionKind = Literal[
     "route",
     "retry",
@@ -75,16 +87,7 @@ Why = Annotated[ByCaller | ByRule | ByScore, Field(discriminator="kind")]
 class Answered(Value):
     """The fact that a decision answers; the task's own story up to the decision."""
 
-    event: Literal[
-        "attempt.succeeded",
-        "attempt.failed",
-        "attempt.orphaned",
-        "attempt.settled",
-        "validation.passed",
-        "validation.failed",
-        "validation.errored",
-        "budget.refused",
-    ]
+    event: Fact
     attempt: Positive | None
     error_type: ErrorType | None
 
