@@ -27,6 +27,7 @@ Still the first: a cap is answered by a command of its own, so no other command 
 """
 DECIDERS: Final = frozenset({1})
 """Every version that this program can ask again."""
+REQUEST: Final = tuple(e.TaskRequest.model_fields)
 
 
 def decide(state: State, command: c.Command) -> tuple[e.Event, ...]:
@@ -82,9 +83,9 @@ def _submit(state: State, command: c.Submit) -> tuple[e.Event, ...]:
         if request == e.TaskRequest(**{name: getattr(submitted, name) for name in e.TaskRequest.model_fields}):
             return ()
         raise CommandRefused("exists", "this stream already holds another task")
-    fields = {name: getattr(request, name) for name in e.TaskRequest.model_fields}
     decision = made("route", request.why.kind, "submitted", request.policy, None, command.seen)
-    submitted = e.TaskSubmitted(**fields, **decision)
+    fields = vars(request)
+    submitted = e.TaskSubmitted(**{name: fields[name] for name in REQUEST}, **decision)
     if verdict is None:
         return (submitted,)
     if not by_a_person or (verdict.judge_attempt, verdict.judged_task_id, verdict.judged_attempt) != (

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ledger import commands as c
 from ledger import events as e
 from ledger.obstacles import BRAKED, BUDGET
 from ledger.parts import Decision, Inputs, TaskRequest
 
 __all__ = ["asked_for", "question", "seen_in"]
+
+REQUEST: Final = tuple(TaskRequest.model_fields)
 
 
 def seen_in(inputs: Inputs) -> c.Seen:
@@ -23,7 +27,8 @@ def seen_in(inputs: Inputs) -> c.Seen:
 
 def asked_for(submitted: e.TaskSubmitted) -> TaskRequest:
     """Return the request that a task was submitted with."""
-    return TaskRequest.model_validate({name: getattr(submitted, name) for name in TaskRequest.model_fields})
+    fields = vars(submitted)
+    return TaskRequest.model_validate({name: fields[name] for name in REQUEST})
 
 
 def question(event: Decision) -> c.Command:

@@ -45,6 +45,7 @@ def run(folder: Path, name: str, **environment: str) -> str:
         pytest.param(
             "report", ("view tier_latency", "view tier_cost", "report latency --by day,tier,model"), id="report"
         ),
+        pytest.param("verify", ("hashes and links alone", "everything, as a command"), id="verify"),
         pytest.param("start", ("dispatch-ledger --help", 'python -c "import anthropic"'), id="start"),
     ],
 )

@@ -18,12 +18,16 @@ import pytest
 from ledger import Ledger
 from ledger import commands as c
 from ledger.audit import Report, verify
+from ledger.audit.decisions import misplaced
 from ledger.envelope import Append, NewEvent, Recorded, Stream, event_hash
-from ledger.events import Event
-from ledger.parts import Decision
+from ledger.events import Event, ValidationErrored, ValidationFailed, ValidationPassed
+from ledger.evolve import evolve
+from ledger.parts import Decision, Judgement
+from ledger.state import INITIAL, State
 from ledger.store.memory import MemoryStore
 from ledger.store.protocol import Projected, Store
 from ledger.system_events import BreakerClosed, BreakerOpened
+from ledger.upcasting import decode
 from tests.histories import START_MS, History, brake, failed, request, step, validation
 from tests.world import World, answer, fail
 
@@ -525,3 +529,36 @@ async def test_a_breaker_changed_by_hand_is_found_twice(tmp_path: Path) -> None:
     behind_the_guards(path, sql(f"{later} WHERE task_id = '{BREAKER}'"))
     found = [(problem.kind, problem.task_id) for problem in (await looked_at(path)).problems]
     assert [("hash", BREAKER), ("brake", "task")] == [one for one in found if one[0] in {"hash", "brake"}]
+
+
+HISTORIES: Final = sorted((Path(__file__).parent / "golden" / "histories").glob("*.jsonl"))
+
+
+def judgements() -> Iterator[tuple[State, Judgement]]:
+    """Give the judgements of the golden histories, each with the state that it was made in."""
+    for path in HISTORIES:
+        state: State = INITIAL
+        for row in map(json.loads, path.read_bytes().splitlines()):
+            event = decode(row["type"], row["schema_version"], json.dumps(row["data"]))
+            if isinstance(event, Judgement):
+                yield state, event
+            state = evolve(state, event)
+
+
+@pytest.mark.parametrize("field", ["judge_attempt", "judged_task_id", "judged_attempt"])
+def test_a_verdict_on_something_else_is_found(field: str) -> None:
+    """An honest one fits the state before it; with another call, task or attempt in it, none does."""
+    found = {}
+    for state, honest in judgements():
+        value: Any = "another" if field == "judged_task_id" else 9
+        forged = honest.model_copy(update={field: value})
+        found[type(honest)] = (misplaced(state, honest), misplaced(state, forged) is not None)
+        assert (None, True) == found[type(honest)]
+    assert {ValidationPassed, ValidationFailed, ValidationErrored} == set(found)
+
+
+def test_a_verdict_where_none_was_asked_for_is_found() -> None:
+    """Nothing is judged before there is an answer."""
+    assert {misplaced(INITIAL, event) for _, event in judgements()} == {
+        "a judgement stands where nothing was to be judged"
+    }

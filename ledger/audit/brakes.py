@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
 
+from ledger.audit.told import DECISIONS, Told
 from ledger.envelope import Recorded, Stream
 from ledger.errors import EventInvalid
 from ledger.parts import BrakeSeen, Decision
 from ledger.store.protocol import Problem, Store
 from ledger.system_events import BreakerClosed, BreakerOpened
 
-__all__ = ["Sights", "breaker_problems"]
+__all__ = ["BrakeSight", "Sights", "brake_sights", "breaker_problems"]
 
-SEEN: Final = '"brakes":[{'
-"""Stands in the canonical form of every decision that saw a breaker."""
 PREFIX: Final = "breaker:"
 
 
-def breaker_problems(stream: Stream) -> Iterator[Problem]:
+class BrakeSight(NamedTuple):
+    """What one decision says that it saw of one breaker."""
+
+    task_id: str
+    version: int
+    position: int
+    seen: BrakeSeen
+
+
+def brake_sights(stream: Stream, events: Told) -> Iterator[BrakeSight]:
+    """Yield what the decisions of a task saw of breakers."""
+    for recorded, event in zip(stream, events, strict=True):
+        if type(event) in DECISIONS and isinstance(event, Decision):
+            for seen in event.inputs.brakes:
+                yield BrakeSight(recorded.task_id, recorded.version, recorded.position, seen)
+
+
+def breaker_problems(stream: Stream, events: Told) -> Iterator[Problem]:
     """Check that a breaker's stream is about what its name says, and closes only what was opened."""
     if not stream[0].task_id.startswith(PREFIX):
         return
     is_open = False
-    for recorded in stream:
-        event = _read(recorded)
-        if event is None:
-            continue
+    for recorded, event in zip(stream, events, strict=True):
+        if not isinstance(event, BreakerOpened | BreakerClosed):
+            continue  # one that cannot be read is reported as a schema problem
         if f"{PREFIX}{event.provider}/{event.model}" != recorded.task_id:
             yield _problem(recorded, f"{event.TYPE} is about {event.provider}/{event.model}")
         trial = isinstance(event, BreakerClosed) or event.cause == "trial_failed"
@@ -48,23 +63,22 @@ class Sights:
         self._known: dict[str, list[tuple[int, int | None]]] = {}
         """By stream: the position of each event, and until when the breaker was open from there on."""
 
-    async def problems(self, stream: Stream) -> list[Problem]:
-        """Check every breaker that a decision of this task says it saw open.
+    async def problems(self, sights: Iterable[BrakeSight]) -> list[Problem]:
+        """Check every breaker that a decision says it saw open.
 
         Raises:
             LedgerError: a breaker's stream cannot be read.
         """
         found: list[Problem] = []
-        for recorded in stream:
-            for seen in _sights(recorded):
-                wrong = await self._wrong(seen, recorded)
-                if wrong is not None:
-                    found.append(_problem(recorded, wrong))
+        for sight in sights:
+            wrong = await self._wrong(sight.seen, sight.position)
+            if wrong is not None:
+                found.append(_problem(sight, wrong))
         return found
 
-    async def _wrong(self, seen: BrakeSeen, recorded: Recorded) -> str | None:
+    async def _wrong(self, seen: BrakeSeen, position: int) -> str | None:
         what = f"the breaker of {seen.provider}/{seen.model} open until {seen.until_ms}"
-        if seen.position >= recorded.position:
+        if seen.position >= position:
             return f"the decision saw {what} at position {seen.position}, which is not before it"
         until_ms = await self._until_ms(seen)
         if until_ms == seen.until_ms:
@@ -82,28 +96,13 @@ class Sights:
         return known[newest - 1][1] if newest else None
 
 
-def _sights(recorded: Recorded) -> tuple[BrakeSeen, ...]:
-    if SEEN not in recorded.data:
-        return ()
+def _place(recorded: Recorded) -> tuple[int, int | None]:
     try:
         event = recorded.event()
     except EventInvalid:
-        return ()  # reported as a schema problem
-    return event.inputs.brakes if isinstance(event, Decision) else ()
-
-
-def _place(recorded: Recorded) -> tuple[int, int | None]:
-    event = _read(recorded)
+        return recorded.position, None  # reported as a schema problem
     return recorded.position, event.until_ms if isinstance(event, BreakerOpened) else None
 
 
-def _read(recorded: Recorded) -> BreakerOpened | BreakerClosed | None:
-    try:
-        event = recorded.event()
-    except EventInvalid:
-        return None  # reported as a schema problem
-    return event if isinstance(event, BreakerOpened | BreakerClosed) else None
-
-
-def _problem(recorded: Recorded, detail: str) -> Problem:
-    return Problem("brake", recorded.task_id, recorded.version, detail)
+def _problem(place: Recorded | BrakeSight, detail: str) -> Problem:
+    return Problem("brake", place.task_id, place.version, detail)

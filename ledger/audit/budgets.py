@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ledger import events as e
+from ledger.audit.told import DECISIONS, Told
 from ledger.canonical import INT64_MAX
 from ledger.envelope import Recorded, Stream
 from ledger.errors import EventInvalid
@@ -16,10 +17,8 @@ from ledger.store import rows
 from ledger.store.caps import DAY_MS, Scope, scoped, spent_of
 from ledger.store.protocol import Problem, Spent, Store
 
-__all__ = ["Purses"]
+__all__ = ["BudgetSight", "Purses", "budget_sights"]
 
-SEEN: Final = '"budgets":[{'
-"""Stands in the canonical form of every decision that saw a budget."""
 TASK_CAP: Final = "max_usd_per_task"
 PAGE: Final = 2000
 SIGHTS_MAX: Final = 100_000
@@ -30,14 +29,23 @@ Key = tuple[str, Scope] | str
 """What is summed: the attempts of a scope, with its cap's name, or those of one task."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class BudgetSight(NamedTuple):
     """What one decision says that it saw of one cap."""
 
     task_id: str
     version: int
+    position: int
     recorded_at_ms: int
     seen: BudgetSeen
+
+
+def budget_sights(stream: Stream, events: Told) -> Iterator[BudgetSight]:
+    """Yield what the decisions of a task saw of budgets."""
+    for recorded, event in zip(stream, events, strict=True):
+        if type(event) in DECISIONS and isinstance(event, Decision):
+            for seen in event.inputs.budgets:
+                place = recorded.task_id, recorded.version, recorded.position, recorded.recorded_at_ms
+                yield BudgetSight(*place, seen)
 
 
 @dataclass(slots=True)
@@ -60,17 +68,15 @@ class Purses:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._sights: list[Sight] = []
+        self._sights: list[BudgetSight] = []
 
-    def look(self, stream: Stream) -> Iterator[Problem]:
-        """Gather what a stream's decisions saw; what lies after the decision itself is a finding at once."""
-        for recorded in stream:
-            for seen in _sights(recorded):
-                sight = Sight(recorded.task_id, recorded.version, recorded.recorded_at_ms, seen)
-                if seen.position >= recorded.position:
-                    yield _problem(sight, f"at position {seen.position}, which is not before the decision")
-                elif len(self._sights) < SIGHTS_MAX:
-                    self._sights.append(sight)
+    def look(self, sights: Iterable[BudgetSight]) -> Iterator[Problem]:
+        """Gather what decisions saw; what lies after the decision itself is a finding at once."""
+        for sight in sights:
+            if sight.seen.position >= sight.position:
+                yield _problem(sight, f"at position {sight.seen.position}, which is not before the decision")
+            elif len(self._sights) < SIGHTS_MAX:
+                self._sights.append(sight)
 
     async def problems(self) -> list[Problem]:
         """Compare all that was gathered with the sums over the events.
@@ -96,12 +102,7 @@ class Purses:
         return found
 
 
-def _sights(recorded: Recorded) -> Sequence[BudgetSeen]:
-    event = _read(recorded) if SEEN in recorded.data else None
-    return event.inputs.budgets if isinstance(event, Decision) else ()
-
-
-def _keys(sight: Sight) -> list[Key]:
+def _keys(sight: BudgetSight) -> list[Key]:
     """Return what a cap sums: of the decision's day, or of one beside it, as the refused start's instant is not kept.
 
     It was refused on one side of midnight and recorded on the other, or a clock was set in between.
@@ -160,7 +161,7 @@ def _counter(
     return lambda given: scoped(scope, given)
 
 
-def _compared(sight: Sight, sums: Sums) -> Iterator[Problem]:
+def _compared(sight: BudgetSight, sums: Sums) -> Iterator[Problem]:
     # A decision holds 64 bits of each figure, and the greatest of those where there is more.
     standing = [Spent(*(min(total, INT64_MAX) for total in sums.totals[key])) for key in _keys(sight)]
     if not any(_is_so(sight.seen, spent) for spent in standing):
@@ -187,5 +188,5 @@ def _read(recorded: Recorded) -> e.Event | None:
         return None  # reported as a schema problem
 
 
-def _problem(sight: Sight, detail: str) -> Problem:
+def _problem(sight: BudgetSight, detail: str) -> Problem:
     return Problem("budget", sight.task_id, sight.version, f"the decision saw of {sight.seen.cap}: {detail}")

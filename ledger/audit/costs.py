@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
 from ledger import events as e
+from ledger.audit.told import Told
 from ledger.envelope import Payload, Recorded, Stream
 from ledger.errors import EventInvalid
 from ledger.parts import Outcome
@@ -66,15 +67,11 @@ async def read_books(store: Store, problems: list[Problem]) -> Mapping[str, str]
     return texts
 
 
-def cost_problems(stream: Stream, payloads: Sequence[Payload], prices: Prices) -> Iterator[Problem]:
+def cost_problems(stream: Stream, events: Told, payloads: Sequence[Payload], prices: Prices) -> Iterator[Problem]:
     """Check what each attempt of a task cost, and the most that it could."""
     starts: dict[int, tuple[e.AttemptStarted, int]] = {}
     submitted: e.TaskSubmitted | None = None
-    for recorded in stream:
-        try:
-            event = recorded.event()
-        except EventInvalid:
-            continue  # reported as a schema problem
+    for recorded, event in zip(stream, events, strict=True):
         wrong = None
         match event:
             case e.TaskSubmitted():

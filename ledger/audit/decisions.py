@@ -6,11 +6,11 @@ from ledger import commands as c
 from ledger import events as e
 from ledger.dispatch import decide
 from ledger.errors import CommandRefused
-from ledger.parts import Decision
+from ledger.parts import Decision, Judgement, Verdict
 from ledger.questions import question
-from ledger.state import State
+from ledger.state import Ready, State, Undecided
 
-__all__ = ["asked_again", "may_not_start"]
+__all__ = ["asked_again", "may_not_start", "misplaced"]
 
 
 def asked_again(state: State, event: e.Event) -> str | None:
@@ -33,6 +33,21 @@ def asked_again(state: State, event: e.Event) -> str | None:
         fields = sorted(name for name in ours if ours[name] != theirs[name])
         return f"decide answers {event.TYPE} with another {', '.join(fields)}"
     return None
+
+
+def misplaced(state: State, judgement: Judgement) -> str | None:
+    """Return why such a judgement could not stand in ``state``; None when it could."""
+    if isinstance(state, Undecided) and state.passed is None and state.task.purpose == "validate":
+        expected = state.outcome.attempt, state.task.submitted.judged_task_id, state.task.judged_attempt
+    elif isinstance(state, Ready) and not state.task.steps and isinstance(judgement, Verdict):  # a person's
+        expected = None, state.task.submitted.judged_task_id, state.task.judged_attempt
+    else:
+        return "a judgement stands where nothing was to be judged"
+    actual = judgement.judge_attempt, judgement.judged_task_id, judgement.judged_attempt
+    if actual == expected:
+        return None
+    said = "judged by attempt {}, of task {}, attempt {}".format
+    return f"it says {said(*actual)}; what was judged is {said(*expected)}"
 
 
 def may_not_start(state: State, started: e.AttemptStarted, at_ms: int) -> str | None:

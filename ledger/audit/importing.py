@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from ledger.audit.lines import End, Header, LineInvalid, Text, numbered, opened, read_line
 from ledger.audit.texts import digests_of, key_digest, payload_problems
+from ledger.audit.told import told
 from ledger.canonical import salted_digest
 from ledger.envelope import FIRST_PREV_HASH, Payload, Recorded, Stream
 from ledger.errors import EventInvalid, RequestRefused
@@ -204,9 +205,8 @@ class _Reading:
         """Check each stream, and make its projections and key; what is wrong is told by the line of its event."""
         salt = self.header.salts[KEYS] if self.header else b""
         async for stream in streams(self.side):
-            task_id = stream[0].task_id
             payloads = [Payload(*row[1:]) for row in await self.side.texts(_places(stream))]
-            for problem in payload_problems(task_id, stream, payloads):
+            for problem in payload_problems(stream, told(stream), payloads):
                 raise self._refused(self._line_of(problem), f"has {problem.kind} that is wrong: {problem.detail}")
             await self._project(stream, payloads, salt)
         newest = self.last.position if self.last else 0
@@ -219,7 +219,7 @@ class _Reading:
             rows = [tuple(row[column.name] for column in table.c) for row in getattr(projected, table.name)]
             if rows:
                 await self.side.put(table, rows)
-        digest = key_digest(stream, payloads, salt)
+        digest = key_digest(told(stream[:1]), payloads, salt)
         if digest is not None and all(recorded.type != PayloadErased.TYPE for recorded in stream):
             await self.side.put(t.keys, [(digest, stream[0].task_id)])
 

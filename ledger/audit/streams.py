@@ -9,13 +9,14 @@ from typing import Any, Final
 import orjson
 
 from ledger import events as e
-from ledger.audit.decisions import asked_again, may_not_start
+from ledger.audit.decisions import asked_again, may_not_start, misplaced
+from ledger.audit.told import DECISIONS, Told
 from ledger.envelope import FIRST_PREV_HASH, Recorded, Stream
 from ledger.errors import EventInvalid
 from ledger.evolve import evolve
-from ledger.parts import Outcome
+from ledger.parts import Decision, Judgement
 from ledger.state import INITIAL, Ended, State, Undecided
-from ledger.store.projection import project_stream
+from ledger.store.projection import project_events
 from ledger.store.protocol import Problem, Projected
 
 __all__ = ["chain_problems", "history_problems", "projection_problems"]
@@ -45,7 +46,7 @@ def chain_problems(stream: Stream) -> Iterator[Problem]:
         previous = recorded
 
 
-@dataclass
+@dataclass(slots=True)
 class _History:
     """Walks a stream and remembers what its end has to add up to."""
 
@@ -53,32 +54,43 @@ class _History:
     started: set[int] = field(default_factory=set)
     ended: set[int] = field(default_factory=set)
 
-    def step(self, recorded: Recorded) -> Iterator[Problem]:
-        try:
-            event = recorded.event()
-        except EventInvalid as error:
-            yield _problem("schema", recorded, str(error))
+    problems: list[Problem] = field(default_factory=list)
+
+    def step(self, recorded: Recorded, event: e.Event | EventInvalid) -> None:
+        if isinstance(event, EventInvalid):
+            self._note("schema", recorded, str(event))
             return
         if recorded.schema_version == event.SCHEMA_VERSION and not _is_canonical(recorded.data, event):
-            yield _problem("schema", recorded, "the data is not in canonical form")
-        if isinstance(self.state, Ended) and not isinstance(event, AFTER_THE_END):
-            yield _problem("terminal", recorded, f"{event.TYPE} stands after the end of the task")
-        elif not isinstance(self.state, Ended):
-            wrong = asked_again(self.state, event)
-            if wrong is not None:
-                yield _problem("decision", recorded, wrong)
-        if isinstance(event, e.AttemptStarted):
-            wrong = may_not_start(self.state, event, recorded.recorded_at_ms)
-            if wrong is not None and not isinstance(self.state, Ended):
-                yield _problem("attempt", recorded, wrong)
-            if event.attempt in self.started:
-                yield _problem("attempt", recorded, f"attempt {event.attempt} started twice")
-            self.started.add(event.attempt)
-        elif isinstance(event, Outcome | e.AttemptOrphaned):
-            if event.attempt not in self.started:
-                yield _problem("attempt", recorded, f"attempt {event.attempt} ends without a start")
-            self.ended.add(event.attempt)
+            self._note("schema", recorded, "the data is not in canonical form")
+        if isinstance(self.state, Ended):
+            if not isinstance(event, AFTER_THE_END):
+                self._note("terminal", recorded, f"{event.TYPE} stands after the end of the task")
+        elif type(event) in DECISIONS and isinstance(event, Decision):
+            self._note("decision", recorded, asked_again(self.state, event))
+        elif isinstance(event, e.AttemptStarted):
+            self._note("attempt", recorded, may_not_start(self.state, event, recorded.recorded_at_ms))
+        elif isinstance(event, Judgement):
+            self._note("verdict", recorded, misplaced(self.state, event))
+        self._pair(recorded, event)
         self.state = evolve(self.state, event)
+
+    def _pair(self, recorded: Recorded, event: e.Event) -> None:
+        """Put an outcome to its start."""
+        match event:
+            case e.AttemptStarted():
+                if event.attempt in self.started:
+                    self._note("attempt", recorded, f"attempt {event.attempt} started twice")
+                self.started.add(event.attempt)
+            case e.AttemptSucceeded() | e.AttemptFailed() | e.AttemptOrphaned() | e.AttemptSettled():
+                if event.attempt not in self.started:
+                    self._note("attempt", recorded, f"attempt {event.attempt} ends without a start")
+                self.ended.add(event.attempt)
+            case _:
+                pass
+
+    def _note(self, kind: str, recorded: Recorded, wrong: str | None) -> None:
+        if wrong is not None:
+            self.problems.append(_problem(kind, recorded, wrong))
 
 
 def _is_canonical(data: str, event: e.Event) -> bool:
@@ -93,24 +105,26 @@ def _is_canonical(data: str, event: e.Event) -> bool:
     return len(parsed) == len(type(event).model_fields) and orjson.dumps(parsed, option=SORTED) == data.encode()
 
 
-def history_problems(stream: Stream) -> Iterator[Problem]:
+def history_problems(stream: Stream, events: Told) -> list[Problem]:
     """Check what the events say: schemas, decisions, one end, every start with an outcome."""
     history = _History()
-    for recorded in stream:
-        yield from history.step(recorded)
+    for recorded, event in zip(stream, events, strict=True):
+        history.step(recorded, event)
+    found = history.problems
     if isinstance(history.state, Undecided):
-        yield _problem("decision", stream[-1], "the newest outcome led to no decision")
+        found.append(_problem("decision", stream[-1], "the newest outcome led to no decision"))
     if isinstance(history.state, Ended):
         for attempt in sorted(history.started - history.ended):
-            yield _problem("attempt", stream[-1], f"the task ended, and attempt {attempt} has no outcome")
+            found.append(_problem("attempt", stream[-1], f"the task ended, and attempt {attempt} has no outcome"))
+    return found
 
 
-def projection_problems(task_id: str, stream: Stream, projected: Projected) -> Iterator[Problem]:
+def projection_problems(stream: Stream, events: Told, projected: Projected) -> Iterator[Problem]:
     """Compare the tables with a new fold."""
-    try:
-        expected = project_stream(stream)
-    except EventInvalid:
+    readable = [event for event in events if not isinstance(event, EventInvalid)]
+    if len(readable) < len(stream):
         return  # reported as a schema problem, and nothing can be folded past it
+    task_id, expected = stream[0].task_id, project_events(zip(stream, readable, strict=True))
     for table in ("tasks", "attempts", "decisions", "validations", "task_labels"):
         yield from _compare(task_id, table, getattr(expected, table), getattr(projected, table))
 

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ledger import events as e
+from ledger.audit.told import Told
 from ledger.canonical import salted_digest
 from ledger.envelope import Payload, Stream, issues_slot
 from ledger.errors import EventInvalid
-from ledger.parts import Outcome, TaskRequest, Verdict
 from ledger.store.protocol import Problem
 
 __all__ = ["digests_of", "key_digest", "key_problems", "payload_problems"]
 
 
-def payload_problems(task_id: str, stream: Stream, payloads: Iterable[Payload]) -> Iterator[Problem]:
+def payload_problems(stream: Stream, events: Told, payloads: Iterable[Payload]) -> Iterator[Problem]:
     """Check every text against the digest that an event holds of it, and every digest for its text."""
+    task_id = stream[0].task_id
     digests: dict[str, tuple[int, str]] = {}
     erased: set[str] = set()
-    for recorded in stream:
-        try:
-            event = recorded.event()
-        except EventInvalid:
-            continue
+    for recorded, event in zip(stream, events, strict=True):
+        if isinstance(event, EventInvalid):
+            continue  # reported as a schema problem
         if isinstance(event, e.PayloadErased):
             erased.add(event.slot)
-        digests |= {slot: (recorded.version, digest) for slot, digest in digests_of(event)}
+        for slot, digest in digests_of(event):
+            digests[slot] = recorded.version, digest
     kept = {payload.slot: payload for payload in payloads}
     for slot, (version, digest) in digests.items():
         payload = kept.pop(slot, None)
@@ -39,27 +39,39 @@ def payload_problems(task_id: str, stream: Stream, payloads: Iterable[Payload]) 
 
 def digests_of(event: e.Event) -> Iterator[tuple[str, str]]:
     """Yield the slots that an event refers to, with their digests."""
-    found: dict[str, str | None] = {}
-    if isinstance(event, TaskRequest):
-        names = ("prompt", "system", "output", "subject", "key")
-        found = {name: getattr(event, f"{name}_digest") for name in names} | {"fingerprint": event.fingerprint}
-    elif isinstance(event, Verdict):
-        found = {issues_slot(event.judge_attempt): event.issues_digest}
-    elif isinstance(event, Outcome):
-        found = {f"response/{event.attempt}": event.response_digest}
-        if isinstance(event, e.AttemptFailed | e.AttemptSettled):
-            found[f"message/{event.attempt}"] = event.message_digest
-    for slot, digest in found.items():
+    for slot, digest in _slots(event):
         if digest is not None:
             yield slot, digest
 
 
-def key_digest(stream: Stream, payloads: Iterable[Payload], salt: bytes) -> bytes | None:
+def _slots(event: e.Event) -> tuple[tuple[str, str | None], ...]:
+    """Return the slots that an event may refer to."""
+    match event:
+        case e.AttemptStarted() | e.TaskSucceeded():
+            return ()  # half of all events
+        case e.TaskSubmitted():
+            return (
+                ("prompt", event.prompt_digest),
+                ("system", event.system_digest),
+                ("output", event.output_digest),
+                ("subject", event.subject_digest),
+                ("key", event.key_digest),
+                ("fingerprint", event.fingerprint),
+            )
+        case e.AttemptSucceeded():
+            return ((f"response/{event.attempt}", event.response_digest),)
+        case e.AttemptFailed() | e.AttemptSettled():
+            message = f"message/{event.attempt}", event.message_digest
+            return ((f"response/{event.attempt}", event.response_digest), message)
+        case e.ValidationPassed() | e.ValidationFailed():
+            return ((issues_slot(event.judge_attempt), event.issues_digest),)
+        case _:
+            return ()
+
+
+def key_digest(events: Told, payloads: Iterable[Payload], salt: bytes) -> bytes | None:
     """Return what the ledger should find this task by; None where it has no key, or only an erased one."""
-    try:
-        submitted = stream[0].event()
-    except EventInvalid:
-        return None
+    submitted = events[0]
     if not isinstance(submitted, e.TaskSubmitted):
         return None
     if submitted.idempotency_key is not None:
@@ -68,10 +80,9 @@ def key_digest(stream: Stream, payloads: Iterable[Payload], salt: bytes) -> byte
     return None if line is None else bytes.fromhex(salted_digest(salt, b"line\n" + line))
 
 
-def key_problems(task_id: str, stream: Stream, named: str | None) -> Iterator[Problem]:
-    """Check that a task's key names it; redaction takes the key away with the texts."""
-    # The key of an erased task may name nothing, or a later task.
-    if named == task_id or any(recorded.type == e.PayloadErased.TYPE for recorded in stream):
+def key_problems(task_id: str, named: str | None) -> Iterator[Problem]:
+    """Check that a task's key names it."""
+    if named == task_id:
         return
     says = "names no task: the same request would be paid for again" if named is None else f"names task {named}"
     yield Problem("key", task_id, 1, f"the key of this task {says}")

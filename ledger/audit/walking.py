@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Final
 
-from ledger.audit.checking import Batch
+from ledger.audit.checking import stray
 from ledger.canonical import INT64_MAX
 from ledger.envelope import Recorded, Stream
 from ledger.errors import LedgerBusy, LedgerError, LedgerFull
-from ledger.store.beside import page_of_streams
+from ledger.store.beside import Page, page_of_streams
 from ledger.store.protocol import Problem, Projected, Store
 from ledger.store.snapshots import Askable
 
@@ -37,8 +37,8 @@ class Walk:
         self._looked_for_strays: str | None = None
         """The last id up to which rows without events were looked for."""
 
-    async def pages(self) -> AsyncIterator[tuple[Batch, Stream]]:
-        """Yield streams with what stands beside them at one instant; or none, and a stream to be read beside apart."""
+    async def pages(self) -> AsyncIterator[Page | Stream]:
+        """Yield streams with what stands beside them at one instant; or a stream, to be read beside apart."""
         store = self._store
         after: str | None = None
         while isinstance(store, Askable):
@@ -48,16 +48,13 @@ class Walk:
                 raise
             except LedgerError:
                 break  # something here is damaged: what and where is found stream by stream
-            for task_id in page.strays:
-                self.stray(task_id)
-            if page.streams:
-                yield page.streams, ()
+            yield page
             before, after = after, page.after
             self._looked_for_strays = after
             if page.is_last or self._stands_still(before, after):
                 return
         async for stream in self._one_by_one(after):
-            yield (), stream
+            yield stream
 
     async def look_for_hidden(self, found: int, last: int) -> None:
         """Note events that stand in the ledger, and in no stream that was walked through.
@@ -77,10 +74,6 @@ class Walk:
             detail = f"{standing} events stand up to position {last}, and reading by task finds {found} of them"
             self._problems.append(Problem("hidden", None, None, detail))
 
-    def stray(self, task_id: str) -> None:
-        """Note an id that rows name and no event."""
-        self._problems.append(Problem("projection", task_id, None, "a projection has rows of a task without events"))
-
     async def look_for_strays(self) -> None:
         """Note the rows without events that no page has shown.
 
@@ -91,11 +84,11 @@ class Walk:
         if after is None:
             after = ""
             if await self._store.projected(after) != Projected() and not await self._store.read(after):
-                self.stray(after)
+                self._problems.append(stray(after))
         while after != before and (ids := await self._store.projected_task_ids(after, PAGE)):
             for task_id in ids:
                 if not await self._store.read(task_id):
-                    self.stray(task_id)
+                    self._problems.append(stray(task_id))
             before, after = after, ids[-1]
 
     def _stands_still(self, before: object, after: object) -> bool:

@@ -21,7 +21,14 @@ __all__ = ["Dearest", "Quote", "dearest_of", "quote_of"]
 
 REMEMBERED_MAX: Final = 2048
 """A provider says which model served; one that makes up names is not to fill the memory."""
-PARTS: Final = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+PARTS: Final = {
+    "input": "input_uncached_tokens",
+    "cache_read": "cache_read_tokens",
+    "cache_write_5m": "cache_write_5m_tokens",
+    "cache_write_1h": "cache_write_1h_tokens",
+    "output": "output_tokens",
+}
+"""What has a price, and the count of a usage's row that it is for."""
 
 Era = tuple[int, ...]
 
@@ -49,6 +56,8 @@ class Quote:
     """Sizes of the input above which other prices hold, ascending."""
     prices: tuple[tuple[int, ...], ...]
     """One entry more than ``starts``: of uncached input, cache read, the two cache writes, output; () is unknown."""
+    unpriced: tuple[str, ...] = ()
+    """The counts whose price nobody knows, 0 in ``prices``: no matter as long as there are none of these tokens."""
 
     def numerator(self, row: UsageRow) -> int | None:
         """Return what a row cost, times ``over``; None where that takes thought."""
@@ -56,6 +65,9 @@ class Quote:
         short, long = row.cache_write_5m_tokens, row.cache_write_1h_tokens
         if plain is None or read is None or short is None or long is None or output is None or not self.prices:
             return None
+        for name in self.unpriced:
+            if getattr(row, name):
+                return None
         price = self.prices[bisect_left(self.starts, plain + read + short + long)]
         total = plain * price[0] + output * price[4]
         return total + read * price[1] + short * price[2] + long * price[3] if read or short or long else total
@@ -117,12 +129,15 @@ def _quoted(tariff: Tariff) -> Quote:
     rates = [tariff.part(part) for part in PARTS]
     known = [rate for rate in rates if rate is not None]
     starts = sorted({start for rate in known for start, _ in rate.above})
-    if tariff.splits_output or len(known) < len(rates):
+    if tariff.splits_output:
         return Quote(tariff, 1, (), ())
     sizes = [0, *(start + 1 for start in starts)]
-    exact = [[rate.at(size) * tariff.factor / MTOK for rate in known] for size in sizes]
+    nothing = Fraction(0)
+    exact = [[nothing if rate is None else rate.at(size) * tariff.factor / MTOK for rate in rates] for size in sizes]
     over = lcm(*(price.denominator for prices in exact for price in prices))
-    return Quote(tariff, over, tuple(starts), tuple(tuple(_whole(price * over) for price in one) for one in exact))
+    prices = tuple(tuple(_whole(price * over) for price in one) for one in exact)
+    unpriced = tuple(count for count, rate in zip(PARTS.values(), rates, strict=True) if rate is None)
+    return Quote(tariff, over, tuple(starts), prices, unpriced)
 
 
 def _dearest(input_price: Fraction | None, output_price: Fraction | None) -> Dearest | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Table
@@ -16,10 +15,13 @@ from ledger.store.snapshots import Snapshot
 
 __all__ = ["Page", "Side", "page_of_streams"]
 
-Rows = Sequence[tuple[Any, ...]]
+Rows = list[tuple[Any, ...]]
 
 # S608 is about SQL made of texts: these are names of our own columns and tables.
-EVENT: Final = ", ".join(column.name for column in fields(Recorded))
+COLUMNS: Final = [column.name for column in fields(Recorded)]
+EVENT: Final = ", ".join(COLUMNS)
+TASK_ID: Final = COLUMNS.index("task_id")
+VERSION: Final = COLUMNS.index("version")
 STREAMS: Final = f"SELECT {EVENT} FROM events WHERE task_id > :after ORDER BY task_id, version LIMIT :most"  # noqa: S608 - see above
 REST: Final = f"""
 SELECT {EVENT} FROM events WHERE task_id = :task_id AND version > :version ORDER BY version
@@ -37,25 +39,38 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Streams by id, each whole."""
+    """Streams by id, each whole: rows as they were read, which are quickly handed to another process."""
 
-    streams: Sequence[tuple[Stream, Side]]
-    strays: Sequence[str]
-    """Ids between them that rows name, and no event."""
+    events: Rows
+    """In the order of the fields of ``Recorded``."""
+    beside: Mapping[str, Rows]
+    """By table, each behind the id of the stream that it belongs to."""
     after: str
     """The last id."""
     is_last: bool
 
+    def parted(self) -> tuple[Sequence[tuple[Stream, Side]], Sequence[str]]:
+        """Return every stream with what stands beside it, and the ids between them that rows name, and no event."""
+        rows = {name: _grouped(self.beside[name], put) for name, _, put in SOURCES}
+        streams = []
+        for stream in _whole([Recorded(*row) for row in self.events]):
+            mine = {name: groups.pop(stream[0].task_id, []) for name, groups in rows.items()}
+            payloads, keys = mine.pop("payloads"), mine.pop("keys")
+            projected = Projected(**{name: tuple(found) for name, found in mine.items()})
+            streams.append((stream, Side(projected, payloads, keys)))
+        return streams, sorted(set().union(*rows.values()))
 
-@dataclass(slots=True)
-class _Rows:
-    """The rows beside one stream, by table."""
 
-    tables: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-
-    def side(self) -> Side:
-        projected = Projected(**{table.name: tuple(self.tables[table.name]) for table in t.PROJECTIONS})
-        return Side(projected, self.tables["payloads"], self.tables["keys"])
+def _grouped(rows: Rows, put: Callable[[tuple[Any, ...]], Any]) -> dict[str, list[Any]]:
+    """Return what is made of rows by the id of the stream that they belong to."""
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        group = groups.get(row[0])
+        if group is None:
+            groups[row[0]] = [put(row)]
+        else:
+            group.append(put(row))
+    return groups
 
 
 async def page_of_streams(snapshot: Snapshot, after: str | None, limit: int) -> Page:
@@ -66,24 +81,25 @@ async def page_of_streams(snapshot: Snapshot, after: str | None, limit: int) -> 
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    found = [
-        Recorded(*row) for row in await snapshot.rows(_from(STREAMS, after), {"after": after or "", "most": limit})
-    ]
+    found = await snapshot.rows(_from(STREAMS, after), {"after": after or "", "most": limit})
     is_last = len(found) < limit
-    streams = _whole(found)
-    if not is_last and len(streams) > 1:
-        streams.pop()  # it may have more, and comes again
-    elif not is_last:
-        newest = found[-1]
-        rest = await snapshot.rows(REST, {"task_id": newest.task_id, "version": newest.version})
-        streams = [(*found, *(Recorded(*row) for row in rest))]
-    last = streams[-1][0].task_id if streams else after or ""
-    beside: defaultdict[str, _Rows] = defaultdict(_Rows)
-    for name, text, put in SOURCES:
-        for row in await snapshot.rows(_from(text, after), {"after": after or "", "last": last}):
-            beside[row[0]].tables[name].append(put(row))
-    sides = [(stream, beside.pop(stream[0].task_id, _Rows()).side()) for stream in streams]
-    return Page(sides, sorted(beside), last, is_last)
+    if not is_last:
+        found = await _of_whole_streams(snapshot, found)
+    last = found[-1][TASK_ID] if found else after or ""
+    wanted = {"after": after or "", "last": last}
+    beside = {name: await snapshot.rows(_from(text, after), wanted) for name, text, _ in SOURCES}
+    return Page(found, beside, last, is_last)
+
+
+async def _of_whole_streams(snapshot: Snapshot, found: Rows) -> Rows:
+    """Leave out the last stream, which may have more and comes again; where it is the only one, read the rest of it."""
+    newest = found[-1]
+    begun = len(found) - 1
+    while begun and found[begun - 1][TASK_ID] == newest[TASK_ID]:
+        begun -= 1
+    if begun:
+        return found[:begun]
+    return [*found, *await snapshot.rows(REST, {"task_id": newest[TASK_ID], "version": newest[VERSION]})]
 
 
 def _from(text: str, after: str | None) -> str:
@@ -102,22 +118,27 @@ def _whole(found: Sequence[Recorded]) -> list[Stream]:
     return streams
 
 
+def _of(table: Table) -> str:
+    """Return the column with the id of the stream that a row belongs to."""
+    return "judge_task_id" if table is t.validations else "task_id"
+
+
 def _select(table: Table, columns: Sequence[str], order: Sequence[str]) -> str:
     """Select columns of a range of streams, behind the id of the stream that a row belongs to."""
-    of = "judge_task_id" if table is t.validations else "task_id"
+    of = _of(table)
     names = ", ".join(f'"{column}"' for column in columns)
     ordered = ", ".join(dict.fromkeys((of, *order)))
     return f"SELECT {of}, {names} FROM {table.name} WHERE {of} > :after AND {of} <= :last ORDER BY {ordered}"  # noqa: S608 - see above
 
 
 def _mapping(columns: Sequence[str]) -> Callable[[tuple[Any, ...]], dict[str, Any]]:
-    return lambda row: dict(zip(columns, row[1:], strict=True))
+    return lambda row: dict(zip(columns, row, strict=True))
 
 
 def _projection(table: Table) -> tuple[str, str, Callable[[tuple[Any, ...]], Any]]:
-    columns = [column.name for column in table.c]
+    first, *columns = dict.fromkeys((_of(table), *(column.name for column in table.c)))
     key = [column.name for column in table.primary_key.columns]
-    return table.name, _select(table, columns, key), _mapping(columns)
+    return table.name, _select(table, columns, key), _mapping((first, *columns))
 
 
 SOURCES: Final = (

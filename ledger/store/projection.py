@@ -20,7 +20,7 @@ from ledger.store import rows
 from ledger.store.protocol import Projected
 from ledger.store.rows import Row
 
-__all__ = ["Changes", "History", "Known", "project", "project_stream"]
+__all__ = ["Changes", "History", "Known", "project", "project_events", "project_stream"]
 
 WAITING_FOR: Final = {"breaker_open": "breaker", "budget": "budget"}
 """What a task waits for, by the rule of its wait."""
@@ -82,7 +82,12 @@ def project_stream(stream: Sequence[Recorded]) -> Projected:
     Raises:
         EventInvalid: a stored event cannot be read.
     """
-    changes = project(Known(), ((recorded, recorded.event()) for recorded in stream), tuple)
+    return project_events((recorded, recorded.event()) for recorded in stream)
+
+
+def project_events(events: Iterable[tuple[Recorded, e.Event]]) -> Projected:
+    """Return all rows of a stream's events, each with its envelope."""
+    changes = project(Known(), events, tuple)
     return Projected(
         tasks=() if changes.task is None else (changes.task,),
         attempts=tuple(changes.attempts[number] for number in sorted(changes.attempts)),

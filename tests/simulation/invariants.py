@@ -11,6 +11,7 @@ from ledger import events as e
 from ledger.audit import verify
 from ledger.audit.decisions import asked_again, may_not_start
 from ledger.audit.streams import projection_problems
+from ledger.audit.told import told
 from ledger.envelope import Recorded
 from ledger.evolve import evolve, fold
 from ledger.executor.calling import LEASE_GRACE_MS
@@ -170,7 +171,7 @@ class Checker:
             self._decided_rightly(before, recorded)
             before = evolve(before, recorded.event())
         stream, projected = self._world.store.standing(task_id)
-        for problem in projection_problems(task_id, stream, projected):
+        for problem in projection_problems(stream, told(stream), projected):
             self.fail("fold equals projection", problem.detail)
 
     def _owes(self, recorded: Recorded, event: e.Event) -> None:
