@@ -40,6 +40,7 @@ lint: $(DEV) ## check style, types and layers
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(PY) -m pytest -q -m slow tests/test_tidy.py
 
 check: lint test ## all that CI checks
 

@@ -30,8 +30,7 @@ DISPATCHES: Final = 1500
 GROUP: Final = 48
 COLUMNS: Final = ("of", "share", "us")
 PARTS: Final = (
-    ("SQLite: the rows", ("executemany",)),
-    ("SQLite: begin, heads, commit, reading back", ("sqlite3.Connection", "sqlite3.Cursor")),
+    ("SQLite", ("sqlite3.Connection", "sqlite3.Cursor")),
     ("pydantic: making, dumping and reading models", ("pydantic",)),
     ("canonical JSON", ("canonical.py", "orjson")),
     ("hashes and digests", ("_hashlib", "envelope.py", "hmac")),

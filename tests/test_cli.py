@@ -388,6 +388,7 @@ def test_the_ledger_is_found_in_the_promised_order(cli: CommandLine, monkeypatch
     assert sorted(path.name for path in Path().glob("*.db")) == ["dispatch.db", "option.db", "variable.db"]
 
 
+@pytest.mark.slow
 def test_control_characters_reach_a_pipe_but_no_terminal(cli: CommandLine) -> None:
     """An answer is untouched in a pipe; on a terminal its control characters are written out."""
     piped = cli("run", "-t", "pro", "hello").out

@@ -32,6 +32,7 @@ def cli(
         runner.run(held.__aexit__(None, None, None))
 
 
+@pytest.mark.slow
 def test_every_command(cli: CommandLine, empty_folder: Path) -> None:
     """As on a file: the same words, the same exit codes."""
     said = []

@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+pytestmark = pytest.mark.slow  # ``make lint`` runs it, as the other checks of style
+
 ROOT: Final = Path(__file__).parent.parent
 PACKAGES: Final = ("ledger", "clients")
 
