@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from ledger.events import Event
 from ledger.upcasting import decode
@@ -109,9 +109,8 @@ class Append:
     """Likewise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A stored event, exactly as it stands."""
+class Recorded(NamedTuple):
+    """A stored event, exactly as it stands; a tuple, since there are many."""
 
     position: int
     event_id: str
@@ -199,7 +198,7 @@ def event_hash(prev_hash: bytes, fields: Sequence[str | int], data: bytes) -> by
         TAG,
         prev_hash,
         _frame(event_id),
-        _frame(task_id),
+        _shared(task_id),
         _shared(version),
         _shared(event_type),
         _shared(schema_version),

@@ -55,7 +55,7 @@ def placed(event: Event, version: int = 1, position: int = 9) -> Recorded:
     """Put an event into a breaker's stream."""
     new = NewEvent(f"id-{version}", event, "system")
     sealed = seal(new, task_id=BREAKER.stream, version=version, recorded_at_ms=START_MS, prev_hash=FIRST_PREV_HASH)
-    return Recorded(**{**{name: getattr(sealed, name) for name in sealed.__slots__}, "position": position})
+    return sealed._replace(position=position)
 
 
 def test_failures_are_the_errors_worth_another_try() -> None:
@@ -276,10 +276,7 @@ def test_the_calls_of_a_task() -> None:
     history = History(request(route=(step("flash", 5), step("haiku", 1)), policy=policy(retry_after_max_ms=2500)))
     history.start().fail("rate_limited", retry_after_ms=2000).start().orphan().start().fail("timeout")
     history.start().fail("billing").start().succeed()
-    stream = tuple(
-        Recorded(**{**{name: getattr(one, name) for name in one.__slots__}, "position": 10 * one.version})
-        for one in recorded(history.events)
-    )
+    stream = tuple(one._replace(position=10 * one.version) for one in recorded(history.events))
     flash = [(1, 20, 30, "rate_limited", 2000), (3, 80, 90, "timeout", None), (4, 110, 120, "billing", None)]
     assert flash == [found[2:] for found in calls(stream, "simulated", "flash")]
     assert [(5, 140, 150, None, None)] == [found[2:] for found in calls(stream, "simulated", "haiku")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import orjson
 import pytest
@@ -46,7 +45,7 @@ def edited(stream: Sequence[Recorded], event_type: str, **fields: object) -> tup
     """Change fields of the first event of a type."""
     place = next(at for at, each in enumerate(stream) if each.type == event_type)
     data = orjson.dumps(orjson.loads(stream[place].data) | fields, option=orjson.OPT_SORT_KEYS).decode()
-    return (*stream[:place], replace(stream[place], data=data), *stream[place + 1 :])
+    return (*stream[:place], stream[place]._replace(data=data), *stream[place + 1 :])
 
 
 def without(stream: Sequence[Recorded], event_type: str) -> tuple[Recorded, ...]:
@@ -100,7 +99,7 @@ def test_the_first_difference_is_named(
 def test_what_cannot_be_read_is_a_difference() -> None:
     """An event of a newer program is no history that this one can derive."""
     stream = recorded(judged().events)
-    found = difference((*stream[:3], replace(stream[3], schema_version=99), *stream[4:]))
+    found = difference((*stream[:3], stream[3]._replace(schema_version=99), *stream[4:]))
     assert found is not None
     assert (4, "retry.scheduled", None) == (found.version, found.recorded, found.derived)
     assert "upgrade" in found.why
@@ -109,7 +108,7 @@ def test_what_cannot_be_read_is_a_difference() -> None:
 def test_bytes_that_are_not_canonical_are_a_difference() -> None:
     """The same fields with a blank between them are other bytes."""
     stream = recorded(judged().events)
-    found = difference((replace(stream[0], data=stream[0].data.replace(":", ": ", 1)), *stream[1:]))
+    found = difference((stream[0]._replace(data=stream[0].data.replace(":", ": ", 1)), *stream[1:]))
     assert found == Difference(1, "task.submitted", "task.submitted", why="not in canonical form")
 
 

@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -367,7 +366,7 @@ class Restless(MemoryStore):
     def _changed(self, stream: Stream) -> Stream:
         if self.end_hash is None or not stream:
             return stream
-        return (*stream[:-1], replace(stream[-1], hash=self.end_hash))
+        return (*stream[:-1], stream[-1]._replace(hash=self.end_hash))
 
 
 async def restless() -> Restless:

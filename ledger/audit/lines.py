@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -38,7 +38,7 @@ __all__ = [
 
 FORMAT: Final = "dispatch-ledger 1"
 LINE_BYTES_MAX: Final = 512 << 20
-EVENT: Final = tuple(field.name for field in fields(Recorded))
+EVENT: Final = Recorded._fields
 WHOLE: Final = frozenset({"position", "version", "schema_version", "recorded_at_ms", "fence"})
 HASHES: Final = frozenset({"prev_hash", "hash"})
 HASH_BYTES: Final = 32

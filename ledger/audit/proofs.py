@@ -74,5 +74,4 @@ async def _ways(store: Store, line: Line, mine: Sequence[Recorded]) -> dict[int,
 
 def _written(recorded: Recorded) -> dict[str, Any]:
     """Return an event with its data as the very text that is hashed."""
-    fields = {name: getattr(recorded, name) for name in Recorded.__slots__}
-    return fields | {"prev_hash": recorded.prev_hash.hex(), "hash": recorded.hash.hex()}
+    return recorded._asdict() | {"prev_hash": recorded.prev_hash.hex(), "hash": recorded.hash.hex()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Table
@@ -18,7 +18,7 @@ __all__ = ["Page", "Side", "page_of_streams"]
 Rows = list[tuple[Any, ...]]
 
 # S608 is about SQL made of texts: these are names of our own columns and tables.
-COLUMNS: Final = [column.name for column in fields(Recorded)]
+COLUMNS: Final = Recorded._fields
 EVENT: Final = ", ".join(COLUMNS)
 TASK_ID: Final = COLUMNS.index("task_id")
 VERSION: Final = COLUMNS.index("version")

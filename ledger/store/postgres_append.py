@@ -8,7 +8,6 @@ elsewhere) breaks the group: it is rolled back and repeated, each append within 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from hashlib import sha256
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -33,7 +32,7 @@ from ledger.store.sealing import NEW_STREAM, TAKEN, Head, erased, is_repeat, ref
 __all__ = ["append_group"]
 
 NOTHING: Final = Known()
-BUT_POSITION: Final = attrgetter(*(column.name for column in fields(Recorded)[1:]))
+BUT_POSITION: Final = attrgetter(*Recorded._fields[1:])
 DUPLICATE: Final = "23505"
 
 
