@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +18,7 @@ from ledger.envelope import Recorded, Stream
 from ledger.events import PayloadErased
 from ledger.store.beside import Page, Side
 from ledger.store.protocol import Problem
+from ledger.uncollected import uncollected
 
 __all__ = ["Aids", "Found", "check_page", "check_streams", "event_problems", "stray"]
 
@@ -88,25 +87,13 @@ def event_problems(stream: Stream, events: Told) -> list[Problem]:
 
 def check_page(page: Page, aids: Aids, prices: Prices) -> Found:
     """Check the streams of a page, and count them."""
-    with _uncollected():
+    with uncollected():
         streams, strays = page.parted()
         found = check_streams(streams, aids, prices)
         for stream, _ in streams:
             found.count(stream, aids)
         found.problems += map(stray, strays)
     return found
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Leave the garbage collector out: nothing here goes in circles, and to look for them is a fifth of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def check_streams(streams: Iterable[tuple[Stream, Side]], aids: Aids, prices: Prices) -> Found:

@@ -27,6 +27,7 @@ from ledger.store.protocol import CapReached, LimitReached
 from ledger.store.sealing import NEW_STREAM, TAKEN, Head, erased, is_repeat, refuse, sealed, versions
 from ledger.store.sqlite_limits import written_in_flight, written_spent
 from ledger.store.sqlite_steps import Insert, array_of, blobs, insert_into, rows_of
+from ledger.uncollected import uncollected
 
 __all__ = ["append_group", "recorded_from"]
 
@@ -54,7 +55,8 @@ def append_group(database: sqlite3.Connection, appends: Sequence[Append], now_ms
     try:
         database.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = _write(database, appends, now_ms)
+            with uncollected():
+                outcomes = _write(database, appends, now_ms)
         except UNSTORABLE:
             database.execute("ROLLBACK")
             database.execute("BEGIN IMMEDIATE")
