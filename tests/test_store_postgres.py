@@ -591,9 +591,9 @@ def test_it_does_what_memory_does(drawn: list[Append], jumps: list[int]) -> None
 
 def unplaced(found: Any) -> Any:
     """Leave positions out: what was refused by a constraint leaves a gap on a server."""
-    if isinstance(found, tuple | list):
-        return [unplaced(part) for part in found]
-    return replace(found, position=0) if hasattr(found, "prev_hash") else found
+    if isinstance(found, Recorded):
+        return found._replace(position=0)
+    return [unplaced(part) for part in found] if isinstance(found, tuple | list) else found
 
 
 async def test_a_repeated_task_reads_the_same(url: str) -> None:
