@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from ledger import commands as c
-from ledger.envelope import Append, NewEvent, Stream, seal
+from ledger.envelope import Append, NewEvent, Payload, Stream, seal
 from ledger.executor.transact import Desk, state_of
 from ledger.ports import Ports
 from ledger.state import Ready, Running
 from ledger.store.memory import MemoryStore
-from tests.histories import START_MS, WORKER, History, orphaned, seen, started, succeeded
+from tests.histories import START_MS, WORKER, History, orphaned, seen, started, succeeded, validation, verdict
 
 TASK = "01990000-0000-7000-8000-000000000002"
 
@@ -52,6 +52,19 @@ async def test_what_others_have_added_since_is_read_and_decided_anew() -> None:
     done = await own.transact(TASK, c.Record(succeeded(), 1, seen()), fence=1, known=known)
     assert types(done)[2:] == ["attempt.orphaned", "retry.scheduled", "attempt.settled", "task.succeeded"]
     assert done == await own.store.read(TASK)
+
+
+async def test_a_judges_answer_that_comes_late_leaves_no_issues() -> None:
+    """Its verdict is no event any more, so nothing would tell of the text that its issues stand in."""
+    own = desk()
+    history = History(validation()).start()
+    known = await own.store.append(own.sealed(TASK, 0, history.events, fence=1))
+    await own.transact(TASK, c.Orphan(orphaned(), seen()), fence=1)
+    texts = (Payload("response/1", b"s", b"no"), Payload("issues/1", b"s", b'["no"]'))
+    late = c.Record(succeeded(), 1, seen(), verdict(passed=False, judge=1))
+    done = await own.transact(TASK, late, fence=1, payloads=texts, known=known)
+    assert "attempt.settled" in types(done)
+    assert [text.slot for text in await own.store.payloads(TASK)] == ["response/1"]
 
 
 async def test_a_remembered_state_is_that_of_its_stream() -> None:

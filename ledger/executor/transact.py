@@ -13,6 +13,7 @@ from ledger.envelope import Append, Cap, Limit, NewEvent, Payload, Stream
 from ledger.errors import VersionConflict
 from ledger.events import Event, PayloadErased
 from ledger.evolve import fold
+from ledger.parts import Verdict
 from ledger.policy import Policy
 from ledger.ports import Ports
 from ledger.state import INITIAL, State
@@ -21,6 +22,8 @@ from ledger.store.protocol import Store
 __all__ = ["Desk", "state_of"]
 
 STATES: Final = 256
+ISSUES: Final = "issues/"
+"""How the slot of a verdict's issues begins."""
 
 
 _states: Final[dict[tuple[bytes, str], State]] = {}
@@ -90,13 +93,20 @@ class Desk:
             events = decide(state_of(stream), command)
             if not events:
                 return stream
-            kept, gone = _kept(stream, payloads)
+            kept, gone = _kept(stream, _told(events, payloads))
             try:
                 return await self.store.append(
                     self.sealed(task_id, len(stream), (*events, *gone), fence=fence, payloads=kept)
                 )
             except VersionConflict:
                 stream = await self.store.read(task_id)
+
+
+def _told(events: Sequence[Event], payloads: Sequence[Payload]) -> Sequence[Payload]:
+    """Return the texts that events tell of: a judge's answer that comes late is money, and no verdict any more."""
+    if any(isinstance(event, Verdict) for event in events):
+        return payloads
+    return [text for text in payloads if not text.slot.startswith(ISSUES)]
 
 
 def _kept(stream: Stream, payloads: Sequence[Payload]) -> tuple[Sequence[Payload], tuple[PayloadErased, ...]]:
