@@ -16,6 +16,7 @@ COUNT_MAX = 2**63 - 1
 RAW_USAGE_CHARS_MAX = 16_384
 NAME_CHARS_MAX = 256
 
+DECODER = json.JSONDecoder()
 BLANK = re.compile(r"[ \t\n\r]*")
 
 STOPPED: Mapping[str, tuple[ErrorType, str]] = {
@@ -144,7 +145,7 @@ def _members(body: bytes) -> dict[str, tuple[Any, str]] | None:
 
 
 def _scan(text: str) -> dict[str, tuple[Any, str]]:
-    decode = json.JSONDecoder().raw_decode
+    decode = DECODER.raw_decode
     members: dict[str, tuple[Any, str]] = {}
     at = _expect(text, 0, "{")
     while text[at] != "}":
@@ -171,6 +172,8 @@ def _expect(text: str, at: int, mark: str) -> int:
 
 
 def _skip(text: str, at: int) -> int:
+    if text[at] > " ":
+        return at
     match = BLANK.match(text, at)
     return match.end() if match else at
 

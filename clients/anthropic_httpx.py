@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 import httpcore2
 import httpx2
 
+from clients.anthropic_sockets import Sockets
+
 __all__ = ["HttpxTransport"]
 
 IDLE_S: Final = 5.0
@@ -91,7 +93,11 @@ class _Connections(httpcore2.AsyncConnectionPool):
                 return connection
             await connection.aclose()
         return httpcore2.AsyncHTTPConnection(
-            origin, ssl_context=self._verify, keepalive_expiry=IDLE_S, socket_options=self._options
+            origin,
+            ssl_context=self._verify,
+            keepalive_expiry=IDLE_S,
+            network_backend=Sockets(),
+            socket_options=self._options,
         )
 
     async def _done(self, connection: httpcore2.AsyncHTTPConnection) -> None:

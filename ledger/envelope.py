@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ledger.events import Event
 from ledger.upcasting import decode
@@ -36,10 +36,6 @@ FIRST_PREV_HASH: Final = bytes(32)
 SHORT: Final = 128
 LENGTHS: Final = tuple(size.to_bytes(4, "big") for size in range(SHORT))
 """Made once: there are eight in every hash."""
-REMEMBERED: Final = 512
-"""Events of a generation; there are two, the young and the old."""
-REMEMBERED_CHARACTERS_MAX: Final = 4096
-"""Of longer data nothing is remembered, so that what is takes some megabytes at most."""
 FRAMES: Final = 256
 
 
@@ -107,11 +103,12 @@ class Append:
     """What must hold when this append has started an attempt; it says nothing about an append that starts none."""
     caps: tuple[Cap, ...] = ()
     """Likewise."""
+    known: Stream = ()
+    """The stream as the caller has it, down to ``expected_version``, so that a store need not read it again; () where
+    it has none. A store goes by what is stored: of the same hash it is the same stream."""
 
 
-class Recorded(NamedTuple):
-    """A stored event, exactly as it stands; a tuple, since there are many."""
-
+class _Row(NamedTuple):
     position: int
     event_id: str
     task_id: str
@@ -125,17 +122,26 @@ class Recorded(NamedTuple):
     prev_hash: bytes
     hash: bytes
 
+
+class Recorded(_Row):
+    """A stored event, exactly as it stands; a tuple, since there are many.
+
+    What was worked out of it once is kept beside it, and goes away with it.
+    """
+
+    decoded: Event | None = None
+    state: Any = None
+    """What its stream had come to with it, as whoever has folded it knows."""
+
     def event(self) -> Event:
         """Return today's event.
 
         Raises:
             EventInvalid: the bytes are none.
         """
-        key = (self.type, self.schema_version, self.data)
-        event = _memory.get(key)
+        event = self.decoded
         if event is None:
-            event = decode(*key)
-            _memory.keep(key, event)
+            event = self.decoded = decode(self.type, self.schema_version, self.data)
         return event
 
     def computed_hash(self) -> bytes:
@@ -154,37 +160,6 @@ class Recorded(NamedTuple):
             ),
             self.data.encode(),
         )
-
-
-Stored = tuple[str, int, str]
-"""Type, schema_version and data: all that an event is made of."""
-
-
-class _Memory:
-    """Events by their bytes: a stream is read again at each of its steps, and the same bytes are the same event.
-
-    Two generations, the older dropped when the younger is full: no step needs a lock, whatever thread it is on.
-    """
-
-    def __init__(self) -> None:
-        self._young: dict[Stored, Event] = {}
-        self._old: dict[Stored, Event] = {}
-
-    def get(self, key: Stored) -> Event | None:
-        event = self._young.get(key)
-        if event is None and (event := self._old.get(key)) is not None:
-            self.keep(key, event)
-        return event
-
-    def keep(self, key: Stored, event: Event) -> None:
-        if len(key[2]) > REMEMBERED_CHARACTERS_MAX:
-            return
-        if len(self._young) >= REMEMBERED:
-            self._old, self._young = self._young, {}
-        self._young[key] = event
-
-
-_memory: Final = _Memory()
 
 
 Stream = tuple[Recorded, ...]
@@ -228,7 +203,6 @@ def seal(
     event = new.event
     data = event.data()
     text = data.decode()
-    _memory.keep((event.TYPE, event.SCHEMA_VERSION, text), event)
     fields = (
         new.event_id,
         task_id,
@@ -239,7 +213,9 @@ def seal(
         new.actor,
         new.fence,
     )
-    return Recorded(position, *fields, text, prev_hash, event_hash(prev_hash, fields, data))
+    recorded = Recorded(position, *fields, text, prev_hash, event_hash(prev_hash, fields, data))
+    recorded.decoded = event
+    return recorded
 
 
 def issues_slot(judge_attempt: int | None) -> str:

@@ -53,6 +53,8 @@ either = st.sampled_from([0, 1])
 keys = st.none() | st.sampled_from([b"k" * 32, b"l" * 32])
 slots = st.lists(st.sampled_from(["prompt", "output"]), max_size=2)
 few = st.integers(1, 3)
+claims = st.integers(0, 3)
+"""What a caller has of the stream: nothing, the newest, something older, another stream."""
 limits = st.integers(0, 4)
 
 
@@ -90,6 +92,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.times: dict[str, int] = {}
         self.positions: dict[str, int] = {}
         self.done: list[Append] = []
+        self.told: list[Stream] = []
         self.stores: list[Store] = []
         self.ids = 0
 
@@ -125,14 +128,18 @@ class StoreMachine(RuleBasedStateMachine):
         self.ids += 1
         return f"id-{self.ids}"
 
-    def append(self, which: int, append: Append) -> None:
-        """Append to both; a refusal changes nothing, an acceptance gives the stream."""
+    def append(self, which: int, append: Append, claim: int) -> None:
+        """Append to both; a refusal changes nothing, an acceptance gives the stream, whatever the caller has of it."""
+        mine = [stream for stream in self.told if stream[0].task_id == append.task_id]
+        claims: tuple[list[Stream], ...] = ([], mine[-1:], mine[:1], self.told[-1:])
+        claiming = replace(append, known=next(iter(claims[claim]), ()))
         expected = self.model.append(append)
         if expected is not None:
             with pytest.raises(expected):
-                self.run(self.stores[which].append(append))
+                self.run(self.stores[which].append(claiming))
             return
-        stream = self.run(self.stores[which].append(append))
+        stream = self.run(self.stores[which].append(claiming))
+        self.told.append(stream)
         if append not in self.done:
             self.done.append(append)
             at_ms = max(self.clock.now_ms, self.times.get(append.task_id, 0))
@@ -155,25 +162,28 @@ class StoreMachine(RuleBasedStateMachine):
         assert [FIRST_PREV_HASH, *(r.hash for r in stream)][:-1] == [r.prev_hash for r in stream]
         assert all(recorded.hash == recorded.computed_hash() for recorded in stream)
 
-    @rule(which=either, stream=streams, count=few, key=keys, slots=slots, jump=st.sampled_from([0, 0, 1, -5]))
-    def append_next(self, which: int, stream: str, count: int, key: bytes | None, slots: list[str], jump: int) -> None:
+    @rule(jump=st.sampled_from([0, 0, 1, -5]))
+    def wait(self, jump: int) -> None:
         self.clock.now_ms += jump
+
+    @rule(which=either, stream=streams, count=few, key=keys, slots=slots, claim=claims)
+    def append_next(self, which: int, stream: str, count: int, key: bytes | None, slots: list[str], claim: int) -> None:
         payloads = tuple(Payload(slot, b"salt", stream.encode()) for slot in slots)
-        self.append(which, replace(self.next_of(stream, count), payloads=payloads, key_digest=key))
+        self.append(which, replace(self.next_of(stream, count), payloads=payloads, key_digest=key), claim)
 
-    @rule(which=either, stream=streams, off=st.integers(-2, 2), count=few)
-    def append_stale(self, which: int, stream: str, off: int, count: int) -> None:
+    @rule(which=either, stream=streams, off=st.integers(-2, 2), count=few, claim=claims)
+    def append_stale(self, which: int, stream: str, off: int, count: int, claim: int) -> None:
         append = self.next_of(stream, count)
-        self.append(which, replace(append, expected_version=max(0, append.expected_version + off)))
+        self.append(which, replace(append, expected_version=max(0, append.expected_version + off)), claim)
 
-    @rule(which=either, chosen=st.integers(0, 99), more=st.booleans(), other=st.booleans())
-    def append_again(self, which: int, chosen: int, *, more: bool, other: bool) -> None:
+    @rule(which=either, chosen=st.integers(0, 99), more=st.booleans(), other=st.booleans(), claim=claims)
+    def append_again(self, which: int, chosen: int, claim: int, *, more: bool, other: bool) -> None:
         if self.done:
             append = self.done[chosen % len(self.done)]
             news = append.events + (self.next_of(append.task_id, 1).events if more else ())
             if other:
                 news = (replace(news[0], actor="person"), *news[1:])
-            self.append(which, replace(append, events=news))
+            self.append(which, replace(append, events=news), claim)
 
     @rule(which=either, stream=streams, used=st.integers(0, 99))
     def append_used_id(self, which: int, stream: str, used: int) -> None:
@@ -181,7 +191,7 @@ class StoreMachine(RuleBasedStateMachine):
             _, _, new = self.model.events[used % len(self.model.events)]
             append = self.next_of(stream, 2)
             first, second = append.events
-            self.append(which, replace(append, events=(first, replace(second, event_id=new.event_id))))
+            self.append(which, replace(append, events=(first, replace(second, event_id=new.event_id))), 0)
 
     @rule(chosen=st.lists(st.tuples(either, streams, few), min_size=2, max_size=4, unique_by=lambda one: one[1]))
     def append_together(self, chosen: list[tuple[int, str, int]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -17,9 +17,8 @@ from ledger.envelope import Append, Payload, Stream
 from ledger.evolve import fold
 from ledger.executor import outcomes
 from ledger.executor.bench import Bench
-from ledger.executor.calling import GRACE_S, apart, outlast, read_call
+from ledger.executor.calling import GRACE_S, apart, read_call
 from ledger.executor.listening import Listener
-from ledger.executor.outcomes import Terms
 from ledger.executor.readiness import readied
 from ledger.executor.recording import ended, record
 from ledger.executor.requests import Draft
@@ -62,14 +61,13 @@ class Attempt:
         state = fold(submitted)
         if not isinstance(state, Ready):
             raise TypeError(f"a task that was just submitted is {type(state).__name__}")
-        step = state.task.at
-        if isinstance(await self.bench.brakes.standing(step.provider, step.model), Closed):
+        if isinstance(await self.bench.brakes.standing(state.task.at.provider, state.task.at.model), Closed):
             try:
                 return await self._make(draft.task_id, 0, submitted, state, draft.payloads, key)
             except (Braked, LimitReached):
                 pass  # it waits for its turn as a task of the ledger
             except CapReached as reached:
-                submitted += decide(state, c.Budget(self._saw(state.task, reached)))
+                submitted += decide(state, c.Budget(desk.seen(draft.request.policy, reached.budgets)))
         else:
             await readied(self.bench.pool, self.sent, state.task, new=True)
         append = desk.sealed(draft.task_id, 0, submitted, fence=0, payloads=draft.payloads, key=key)
@@ -111,7 +109,7 @@ class Attempt:
             if isinstance(ready, ExecutionResult):
                 started = started_event(self.bench, task, None, sent, book)
                 begun = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
-                done = ended(desk.ports, started, ready, task, Terms(book, desk.ports.now_ms()), pool.hide)
+                done = ended(desk.ports, started, ready, task, outcomes.Terms(book, desk.ports.now_ms()), pool.hide)
                 after = c.Record(done.outcome, started.fence, desk.seen(task.submitted.policy))
                 events = (*begun, *decide(fold(begun[len(before) :], state), after))
                 append = sealed(events, fence=started.fence, payloads=(*payloads, *done.payloads))
@@ -119,15 +117,8 @@ class Attempt:
                 await self.bench.brakes.after(task_id, started.provider, started.request_model, recorded)
                 return recorded
             client, prefix = ready
-
-            def drawn() -> Drawn:
-                self._refuse_late()
-                started = started_event(self.bench, task, prefix, sent, book)
-                events = (*before, *decide(state, c.Start(started, desk.ports.now_ms())))
-                limits = shared_limits(pool, task, trial=trial)
-                caps = self.bench.budgets.caps(task.submitted, task.at.tier)
-                return sealed(events, fence=started.fence, payloads=payloads, limits=limits, caps=caps), started
-
+            start = partial(started_event, self.bench, task, prefix, sent, book)
+            drawn = partial(self._drawn, start, state, before, partial(sealed, payloads=payloads), trial=trial)
             stream, started = await self._begin(drawn, task, trial=trial, wait=version > 0)
             pool.flying.add(task_id)
             try:
@@ -135,8 +126,22 @@ class Attempt:
             finally:
                 pool.flying.discard(task_id)
 
-    def _saw(self, task: Task, reached: CapReached) -> c.Seen:
-        return replace(self.bench.desk.seen(task.submitted.policy), budgets=reached.budgets)
+    def _drawn(
+        self,
+        start: Callable[[], e.AttemptStarted],
+        state: Ready | Waiting,
+        before: tuple[e.Event, ...],
+        sealed: Callable[..., Append],
+        *,
+        trial: bool,
+    ) -> Drawn:
+        """Draw up the start as of now, with what has to hold for it."""
+        self._refuse_late()
+        started, task = start(), state.task
+        events = (*before, *decide(state, c.Start(started, self.bench.desk.ports.now_ms())))
+        limits = shared_limits(self.bench.pool, task, trial=trial)
+        caps = self.bench.budgets.caps(task.submitted, task.at.tier)
+        return sealed(events, fence=started.fence, limits=limits, caps=caps), started
 
     def _refuse_late(self) -> None:
         """Let nothing begin that had to wait for its turn too long.
@@ -181,19 +186,18 @@ class Attempt:
         """Append the start; a caller who is cancelled meanwhile leaves no start without an end."""
         desk = self.bench.desk
         desk.ports.passing("before start")
-        writing = asyncio.create_task(desk.store.append(append))
         try:
-            await outlast(writing)
+            stream = await desk.store.append(append)
         except asyncio.CancelledError:
             why = "the caller was interrupted before anything was sent"
             failed = outcomes.failure(started.request_model, "interrupted", why, billed=False)
 
             async def end() -> None:
-                await self._record(await writing, started, failed, task)
+                # Whether the first one is written or not, after this it is, once.
+                await self._record(await desk.store.append(append), started, failed, task)
 
             await self.bench.pool.at_last(end())
             raise
-        stream = writing.result()
         desk.ports.passing("after start")
         return stream, started
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from clients.base import ErrorType, ExecutionResult
@@ -92,11 +93,7 @@ async def outlast(task: asyncio.Task[Any], within_s: float | None = None) -> Non
     """
     loop = asyncio.get_running_loop()
     waiter: asyncio.Future[None] = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
+    wake = partial(_wake, waiter)
     task.add_done_callback(wake)
     timer = None if within_s is None else loop.call_later(within_s, wake)
     try:
@@ -105,6 +102,11 @@ async def outlast(task: asyncio.Task[Any], within_s: float | None = None) -> Non
         task.remove_done_callback(wake)
         if timer is not None:
             timer.cancel()
+
+
+def _wake(waiter: asyncio.Future[None], _: object = None) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _look(task: asyncio.Task[Any]) -> None:

@@ -148,7 +148,7 @@ class Driver:
         if waits and not any(seen.refuses for seen in reached.budgets):
             await self.bench.sweep()  # what a dead worker has reserved is given up, and counts as unknown
             return None
-        seen = replace(desk.seen(state.task.submitted.policy), budgets=reached.budgets)
+        seen = desk.seen(state.task.submitted.policy, reached.budgets)
         return await desk.transact(task_id, c.Budget(seen), fence=state.task.fence, known=stream)
 
     async def _braked(self, task_id: str, stream: Stream, state: Ready | Waiting) -> Stream:

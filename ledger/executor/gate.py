@@ -27,17 +27,22 @@ class Gate:
         self._alone = False
         self._waiting: deque[_Waiting] = deque()
 
-    @asynccontextmanager
-    async def passed(self, *, alone: bool) -> AsyncIterator[None]:
-        """Be in flight for the length of the block."""
+    def passed(self, *, alone: bool) -> _Passage:
+        """Be in flight for the length of an ``async with`` block."""
+        return _Passage(self, alone=alone)
+
+    async def enter(self, *, alone: bool) -> None:
+        """Wait until one may be in flight, and be."""
         if self._waiting or not self._lets(alone=alone):
             await self._wait(alone=alone)
         else:
             self._enter(alone=alone)
-        try:
-            yield
-        finally:
-            self._leave(alone=alone)
+
+    def leave(self, *, alone: bool) -> None:
+        """Be in flight no more."""
+        self._alone = self._alone and not alone
+        self._together -= not alone
+        self._let_in()
 
     async def _wait(self, *, alone: bool) -> None:
         waiting = _Waiting(alone, asyncio.get_running_loop().create_future())
@@ -46,7 +51,7 @@ class Gate:
             await waiting.let_in
         except asyncio.CancelledError:
             if waiting.let_in.done() and not waiting.let_in.cancelled():
-                self._leave(alone=alone)  # let in and ended at the same instant
+                self.leave(alone=alone)  # let in and ended at the same instant
             elif waiting in self._waiting:
                 self._waiting.remove(waiting)
                 self._let_in()
@@ -59,17 +64,26 @@ class Gate:
         self._alone = alone
         self._together += not alone
 
-    def _leave(self, *, alone: bool) -> None:
-        self._alone = self._alone and not alone
-        self._together -= not alone
-        self._let_in()
-
     def _let_in(self) -> None:
         while self._waiting and self._lets(alone=self._waiting[0].alone):
             waiting = self._waiting.popleft()
             if not waiting.let_in.done():  # else it was cancelled, and is about to take itself off the list
                 self._enter(alone=waiting.alone)
                 waiting.let_in.set_result(None)
+
+
+class _Passage:
+    """A block in flight; a class, since a generator for each attempt costs the loop more."""
+
+    def __init__(self, gate: Gate, *, alone: bool) -> None:
+        self._gate = gate
+        self._alone = alone
+
+    async def __aenter__(self) -> None:
+        await self._gate.enter(alone=self._alone)
+
+    async def __aexit__(self, *error: object) -> None:
+        self._gate.leave(alone=self._alone)
 
 
 class Door:

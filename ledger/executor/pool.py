@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from clients.base import ModelClient
 from ledger.composition import build_client
 from ledger.concealment import Hide, concealment
-from ledger.errors import LedgerError, UsageError
+from ledger.errors import DispatchError, LedgerError, UsageError
 from ledger.executor.calling import apart, outlast
 from ledger.policy import Step
 from ledger.registry import ModelRegistry
@@ -23,19 +22,6 @@ CLEAN_UP_S: Final = 10.0
 CLOSE_S: Final = 5.0
 
 T = TypeVar("T")
-
-
-class Slot:
-    """One of a provider's places for a call, in the hands of one attempt."""
-
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places: asyncio.Semaphore | None = places
-
-    def release(self) -> None:
-        """Give the place back; once is enough."""
-        places, self._places = self._places, None
-        if places is not None:
-            places.release()
 
 
 class Pool:
@@ -73,28 +59,34 @@ class Pool:
         """Return how many calls may run at once to a provider."""
         return self._registry.concurrency(provider)
 
-    @asynccontextmanager
-    async def flight(self, provider: str) -> AsyncIterator[Slot]:
-        """Wait for a slot of the provider and keep it, at most until the attempt is over.
+    def flight(self, provider: str) -> Slot:
+        """Wait for a slot of the provider, within ``async with``, and keep it at most until the attempt is over.
 
         Raises:
             UsageError: the executor is closed.
         """
-        self.refuse_closed()
+        return Slot(self, provider)
+
+    def places(self, provider: str) -> asyncio.Semaphore:
+        """Return a provider's places on the running event loop."""
         loop = asyncio.get_running_loop()
-        slots = self._slots.setdefault(loop, {})
+        slots = self._slots.get(loop)
+        if slots is None:
+            slots = self._slots[loop] = {}
         if provider not in slots:
             slots[provider] = asyncio.Semaphore(self._registry.concurrency(provider))
-        await slots[provider].acquire()
-        slot, landed = Slot(slots[provider]), loop.create_future()
-        self._open.add(landed)
-        try:
-            self.refuse_closed()
-            yield slot
-        finally:
-            slot.release()
-            self._open.discard(landed)
-            landed.set_result(None)
+        return slots[provider]
+
+    def take_off(self) -> asyncio.Future[None]:
+        """Count an attempt among those in flight, until it is said that it has landed."""
+        flying: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open.add(flying)
+        return flying
+
+    def land(self, flying: asyncio.Future[None]) -> None:
+        """Say that an attempt is over."""
+        self._open.discard(flying)
+        flying.set_result(None)
 
     def call(self, task: asyncio.Task[Any]) -> None:
         """Keep hold of a call, so that closing can end it."""
@@ -155,3 +147,36 @@ class Pool:
                 ran = await apart(close, CLOSE_S)  # what it raises stands in nobody's way: the next one is closed too
                 if ran.gone is not None:
                     raise ran.gone
+
+
+class Slot:
+    """One of a provider's places for a call, in the hands of one attempt."""
+
+    def __init__(self, pool: Pool, provider: str) -> None:
+        self._pool = pool
+        self._provider = provider
+        self._places: asyncio.Semaphore | None = None
+        self._flying: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._pool.refuse_closed()
+        places = self._pool.places(self._provider)
+        await places.acquire()
+        try:
+            self._pool.refuse_closed()
+        except DispatchError:
+            places.release()
+            raise
+        self._places, self._flying = places, self._pool.take_off()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.release()
+        if self._flying is not None:
+            self._pool.land(self._flying)
+
+    def release(self) -> None:
+        """Give the place back; once is enough."""
+        places, self._places = self._places, None
+        if places is not None:
+            places.release()

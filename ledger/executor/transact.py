@@ -13,7 +13,7 @@ from ledger.envelope import Append, Cap, Limit, NewEvent, Payload, Stream
 from ledger.errors import VersionConflict
 from ledger.events import Event, PayloadErased
 from ledger.evolve import fold
-from ledger.parts import Verdict
+from ledger.parts import BudgetSeen, Verdict
 from ledger.policy import Policy
 from ledger.ports import Ports
 from ledger.state import INITIAL, State
@@ -21,28 +21,21 @@ from ledger.store.protocol import Store
 
 __all__ = ["Desk", "state_of"]
 
-STATES: Final = 256
 ISSUES: Final = "issues/"
 """How the slot of a verdict's issues begins."""
 
 
-_states: Final[dict[tuple[bytes, str], State]] = {}
-"""By the hash and the data of a stream's newest event: the hash stands for all events before it."""
-
-
 def state_of(stream: Stream) -> State:
-    """Fold a stored stream; the newest states are remembered, since each step of a task adds but a few events."""
+    """Fold a stored stream, from the newest of its events whose state is known already."""
     folded, state = 0, INITIAL
     for length in range(len(stream), 0, -1):
-        known = _states.get((stream[length - 1].hash, stream[length - 1].data))
+        known = stream[length - 1].state
         if known is not None:
             folded, state = length, known
             break
     if folded < len(stream):
         state = fold((recorded.event() for recorded in stream[folded:]), state)
-        if len(_states) >= STATES:
-            _states.clear()
-        _states[stream[-1].hash, stream[-1].data] = state
+        stream[-1].state = state
     return state
 
 
@@ -55,9 +48,9 @@ class Desk:
     worker: str
     """``worker:<uuid>``."""
 
-    def seen(self, policy: Policy) -> Seen:
+    def seen(self, policy: Policy, budgets: tuple[BudgetSeen, ...] = ()) -> Seen:
         """Look at the clock and draw the jitter."""
-        return Seen(at_ms=self.ports.now_ms(), jitter_ppm=self.ports.draw_ppm(policy.jitter_ppm))
+        return Seen(self.ports.now_ms(), self.ports.draw_ppm(policy.jitter_ppm), budgets=budgets)
 
     def sealed(
         self,
@@ -70,10 +63,11 @@ class Desk:
         key: bytes | None = None,
         limits: tuple[Limit, ...] = (),
         caps: tuple[Cap, ...] = (),
+        known: Stream = (),
     ) -> Append:
         """Put events into an append of this worker's, with ids that make repeating it harmless."""
         new = tuple(NewEvent(self.ports.new_id(), event, self.worker, fence) for event in events)
-        return Append(task_id, version, new, tuple(payloads), key, limits, caps)
+        return Append(task_id, version, new, tuple(payloads), key, limits, caps, known)
 
     async def transact(
         self,
@@ -96,7 +90,7 @@ class Desk:
             kept, gone = _kept(stream, _told(events, payloads))
             try:
                 return await self.store.append(
-                    self.sealed(task_id, len(stream), (*events, *gone), fence=fence, payloads=kept)
+                    self.sealed(task_id, len(stream), (*events, *gone), fence=fence, payloads=kept, known=stream)
                 )
             except VersionConflict:
                 stream = await self.store.read(task_id)

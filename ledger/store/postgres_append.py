@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,7 @@ from ledger.store.sealing import NEW_STREAM, TAKEN, Head, erased, is_repeat, ref
 __all__ = ["append_group"]
 
 NOTHING: Final = Known()
+TASK_ID: Final = attrgetter("task_id")
 BUT_POSITION: Final = attrgetter(*Recorded._fields[1:])
 DUPLICATE: Final = "23505"
 
@@ -170,20 +172,31 @@ def _told(outcome: Outcome, before: Before, batch: Batch, positions: Mapping[str
 
 
 async def _before(database: Driver, appends: Sequence[Append], now_ms: int | None) -> Before:
-    found = await database.fetch(sql.STREAMS_OF, [append.task_id for append in appends])
-    streams: dict[str, list[Recorded]] = {}
-    for row in found:
-        if row["position"] is not None:
-            recorded = Recorded(*row[1:])
-            streams.setdefault(recorded.task_id, []).append(recorded)
+    server_ms, streams = await _streams(database, {append.task_id: append.known for append in appends})
     digests = [append.key_digest for append in appends if append.key_digest is not None]
     owners = await database.fetch(sql.TASKS_OF_KEYS, digests) if digests else []
-    at_ms: int = found[0]["now_ms"] if now_ms is None else now_ms
-    known = {task_id: tuple(stream) for task_id, stream in streams.items()}
+    at_ms = server_ms if now_ms is None else now_ms
     counts = await in_flight(database, appends, at_ms)
-    sums = await spent_in(database, appends, known, at_ms)
+    sums = await spent_in(database, appends, streams, at_ms)
     newest = await database.fetchval(sql.NEWEST) if any(map(caps_of, appends)) else 0
-    return Before(at_ms, known, dict(owners), counts, Purses(sums.__getitem__), newest)
+    return Before(at_ms, streams, dict(owners), counts, Purses(sums.__getitem__), newest)
+
+
+async def _streams(database: Driver, known: Mapping[str, Stream]) -> tuple[int, dict[str, Stream]]:
+    """Return the server's clock and the streams; of one that the caller knows only what is new is read."""
+    found = await database.fetch(sql.STREAMS_OF, list(known), [len(stream) for stream in known.values()])
+    streams: dict[str, Stream] = {}
+    for task_id, rows in groupby((Recorded(*row[1:]) for row in found if row["position"] is not None), TASK_ID):
+        first, *more = rows
+        stream = known[task_id]
+        if stream and first.hash == stream[-1].hash:
+            streams[task_id] = (*stream, *more)
+        elif not stream:
+            streams[task_id] = (first, *more)
+    others = {task_id: () for task_id, stream in known.items() if stream and task_id not in streams}
+    if others:  # they are not as the caller has them: all is read
+        streams |= (await _streams(database, others))[1]
+    return found[0]["now_ms"], streams
 
 
 def _plan(batch: Batch, append: Append, before: Before) -> Stream:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -36,11 +36,14 @@ ATTEMPT: Final = tuple(column.name for column in t.attempts.c)
 UNSTORABLE: Final = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
 """What is one append's own fault: a constraint, or a value that is too big."""
 NOTHING: Final = Known()
-WANTED: Final = "task_id IN (SELECT value FROM json_each(:task_ids))"
-BEFORE: Final = (
-    f"SELECT ({sql.LAST_POSITION}), {array_of(t.events, WANTED, 'task_id, version')}, "
-    f"{array_of(t.tasks, WANTED, 'task_id')}, {array_of(t.attempts, WANTED, 'task_id, attempt')}"
-)
+WANTED: Final = "task_id IN (SELECT value FROM json_each(:{}))"
+UNKNOWN: Final = array_of(t.events, WANTED.format("unknown"), "task_id, version")
+TASKS: Final = array_of(t.tasks, WANTED.format("all"), "task_id")
+ATTEMPTS: Final = array_of(t.attempts, WANTED.format("all"), "task_id, attempt")
+# The hash is of the row with the greatest version, as SQLite has it.
+NEWEST: Final = f"SELECT task_id, hex(hash) AS hash, max(version) FROM events WHERE {WANTED.format('known')} GROUP BY 1"  # noqa: S608 - our names
+HEADS: Final = f"(SELECT json_group_array(json_array(task_id, hash)) FROM ({NEWEST}))"  # noqa: S608 - our names
+BEFORE: Final = f"SELECT ({sql.LAST_POSITION}), {UNKNOWN}, {TASKS}, {ATTEMPTS}, {HEADS}"
 EVENT_BLOBS: Final = blobs(t.events)
 
 Outcome = Stream | DispatchError
@@ -149,7 +152,7 @@ def _write(
 
     Unless it has to be ``sure``, an append that begins a stream is believed: the constraints tell if there is one.
     """
-    before = _before(database, [append.task_id for append in appends if sure or append.expected_version > 0])
+    before = _before(database, [append for append in appends if sure or append.expected_version > 0])
     places = Places(partial(written_in_flight, database, now_ms=now_ms), now_ms)
     batch = Batch(places, Purses(partial(written_spent, database)))
     outcomes: list[Outcome] = []
@@ -157,7 +160,7 @@ def _write(
         outcome = _fate(batch, database, append, before, now_ms)
         if isinstance(outcome, LimitReached | CapReached) and append.expected_version == 0:
             # It was only believed: if it is there already, no limit stands in its way.
-            outcome = _fate(batch, database, append, _before(database, [append.task_id]), now_ms)
+            outcome = _fate(batch, database, append, _before(database, [append]), now_ms)
         outcomes.append(outcome)
     batch.write(database)
     return outcomes
@@ -195,11 +198,20 @@ def _plan(batch: Batch, database: sqlite3.Connection, append: Append, before: Be
     return (*stream, *added)
 
 
-def _before(database: sqlite3.Connection, task_ids: Sequence[str]) -> Before:
-    if not task_ids:
+def _before(database: sqlite3.Connection, appends: Sequence[Append]) -> Before:
+    """Read what there is of the streams; of one that the caller knows only how new it is."""
+    if not appends:
         (newest,) = database.execute(sql.LAST_POSITION).fetchone()
         return Before(newest, {}, {})
-    newest, *arrays = database.execute(BEFORE, {"task_ids": json.dumps(task_ids)}).fetchone()
+    said = {append.task_id: append.known for append in appends}
+    known = [task_id for task_id, stream in said.items() if stream]
+    unknown = [task_id for task_id, stream in said.items() if not stream]
+    wanted = {"all": json.dumps([*said]), "unknown": json.dumps(unknown), "known": json.dumps(known)}
+    newest, *arrays = database.execute(BEFORE, wanted).fetchone()
+    heads = {task_id: bytes.fromhex(head) for task_id, head in rows_of(arrays[3])}
+    same = {task_id: said[task_id] for task_id in known if heads.get(task_id) == said[task_id][-1].hash}
+    if len(same) < len(known):  # somebody has written meanwhile: all is read
+        return _before(database, [replace(append, known=same.get(append.task_id, ())) for append in appends])
     streams: dict[str, list[Recorded]] = {}
     for row in rows_of(arrays[0], EVENT_BLOBS):
         streams.setdefault(row[2], []).append(recorded_from(row))
@@ -207,8 +219,8 @@ def _before(database: sqlite3.Connection, task_ids: Sequence[str]) -> Before:
     attempts: dict[str, dict[int, dict[str, Any]]] = {task_id: {} for task_id in tasks}
     for row in rows_of(arrays[2]):
         attempts[row[0]][row[1]] = dict(zip(ATTEMPT, row, strict=True))
-    known = {task_id: Known(task, attempts[task_id]) for task_id, task in tasks.items()}
-    return Before(newest, {task_id: tuple(stream) for task_id, stream in streams.items()}, known)
+    projected = {task_id: Known(task, attempts[task_id]) for task_id, task in tasks.items()}
+    return Before(newest, same | {task_id: tuple(stream) for task_id, stream in streams.items()}, projected)
 
 
 def _key_owner(database: sqlite3.Connection, append: Append) -> str | None:

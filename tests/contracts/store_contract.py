@@ -60,6 +60,23 @@ class StoreContract(WorkersContract, CapsContract):
                 await store.append(stale)
         assert stream == await store.read("s") == await store.page(0, 10)
 
+    async def test_what_a_caller_claims_to_know_changes_nothing(self, store: Store) -> None:
+        """The right stream, an older one, another one, one that never was: what is stored is told, side by side too."""
+        first = await store.append(ticks("s", 0))
+        other = await store.append(ticks("other", 0))
+        both = await store.append(replace(ticks("s", 1), known=first))
+        forged = (first[0], first[0]._replace(version=2, event_id="s/2", hash=bytes(32)))
+        for claim in (both, first, other, forged):
+            assert both == await store.append(replace(ticks("s", 1), known=claim))
+            with pytest.raises(VersionConflict):
+                await store.append(replace(ticks("s", 1, mark="late"), known=claim))
+        claims = {"a": (), "b": first, "c": forged, "other": other}
+        goes_on = [ticks("s", 2), *(ticks(name, int(name == "other")) for name in claims)]
+        claiming = [replace(append, known=claims.get(append.task_id, both)) for append in goes_on]
+        told = await asyncio.gather(*(store.append(append) for append in claiming))
+        assert told == [await store.read(append.task_id) for append in goes_on]
+        assert [3, 1, 1, 1, 2] == [len(stream) for stream in told]
+
     async def test_a_repeated_append_succeeds_once(self, store: Store) -> None:
         """After a lost acknowledgement the same append gives the stream and writes nothing, even behind others."""
         payload = Payload("prompt", b"salt", b"text")

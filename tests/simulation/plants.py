@@ -38,16 +38,12 @@ class Plant:
 
 @contextmanager
 def planted(plant: Plant | None) -> Iterator[None]:
-    """Work with the bug; what was remembered of states is forgotten before and after."""
+    """Work with the bug."""
     with ExitStack() as stack:
         stack.enter_context(in_memory())
         for module, name, value in () if plant is None else plant.put:
             stack.enter_context(patch.object(module, name, value))
-        transact._states.clear()  # noqa: SLF001 - folded by other rules
-        try:
-            yield
-        finally:
-            transact._states.clear()  # noqa: SLF001 - folded by other rules
+        yield
 
 
 class AcknowledgesEarly(SimStore):
