@@ -19,6 +19,7 @@ from ledger.upcasting import decode
 
 __all__ = [
     "FIRST_PREV_HASH",
+    "ISSUES",
     "Append",
     "Cap",
     "Limit",
@@ -37,6 +38,8 @@ SHORT: Final = 128
 LENGTHS: Final = tuple(size.to_bytes(4, "big") for size in range(SHORT))
 """Made once: there are eight in every hash."""
 FRAMES: Final = 256
+ISSUES: Final = "issues/"
+"""How the slot of a verdict's issues begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,4 +223,4 @@ def seal(
 
 def issues_slot(judge_attempt: int | None) -> str:
     """Return the payload that a verdict's issues stand in; None is a person's verdict."""
-    return f"issues/{'person' if judge_attempt is None else judge_attempt}"
+    return f"{ISSUES}{'person' if judge_attempt is None else judge_attempt}"

@@ -11,7 +11,7 @@ from clients.base import ErrorType, ExecutionResult, Usage
 from clients.judging import Verdict, VerdictInvalid, read_verdict
 from ledger import events as e
 from ledger.canonical import INT64_MAX, salted_digest
-from ledger.envelope import Payload
+from ledger.envelope import Payload, issues_slot
 from ledger.parts import UsageRow, UsageSource
 from ledger.policy import ErrorClass, Policy, error_class
 from ledger.ports import Ports
@@ -206,7 +206,7 @@ def _judgement(
         judged_attempt=submitted.judged_attempt if submitted.kind == "validation" else judged_attempt,
         judge_attempt=started.attempt,
         issues=len(verdict.issues),
-        issues_digest=texts.keep(f"issues/{started.attempt}", issues),
+        issues_digest=texts.keep(issues_slot(started.attempt), issues),
         confidence_thousandths=verdict.confidence_thousandths,
         escalate=verdict.escalate,
     )

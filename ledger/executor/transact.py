@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from ledger.canonical import salted_digest
 from ledger.commands import Command, Seen
 from ledger.dispatch import decide
-from ledger.envelope import Append, Cap, Limit, NewEvent, Payload, Stream
+from ledger.envelope import ISSUES, Append, Cap, Limit, NewEvent, Payload, Stream
 from ledger.errors import VersionConflict
 from ledger.events import Event, PayloadErased
 from ledger.evolve import fold
@@ -20,9 +19,6 @@ from ledger.state import INITIAL, State
 from ledger.store.protocol import Store
 
 __all__ = ["Desk", "state_of"]
-
-ISSUES: Final = "issues/"
-"""How the slot of a verdict's issues begins."""
 
 
 def state_of(stream: Stream) -> State:

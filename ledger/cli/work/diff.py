@@ -12,6 +12,7 @@ from ledger.cli import output
 from ledger.cli.exits import DONE
 from ledger.cli.options import Common
 from ledger.cli.work.frame import one_task, opened, perform
+from ledger.envelope import issues_slot
 from ledger.errors import RequestRefused, TaskNotFound
 from ledger.replay.comparison import Side, Text, compared, text_lines
 from ledger.store.protocol import Store
@@ -85,7 +86,7 @@ def _slots(events: Iterable[e.Event]) -> dict[str, str]:
             case e.TaskSucceeded(attempt=int(attempt)):
                 slots["answer"] = f"response/{attempt}"
             case e.ValidationPassed() | e.ValidationFailed() if event.issues_digest is not None:
-                slots["issues"] = f"issues/{event.judge_attempt}"
+                slots["issues"] = issues_slot(event.judge_attempt)
             case e.AttemptFailed() if event.message_digest is not None:
                 slots["message"] = f"message/{event.attempt}"
             case _:
