@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ledger.envelope import Append
+from ledger.envelope import Append, Payload
 from ledger.errors import (
     ConfigurationError,
     LedgerBusy,
@@ -26,6 +26,7 @@ from ledger.errors import (
     LedgerMissing,
     LedgerVersion,
 )
+from ledger.store import sqlite_writer
 from ledger.store.opening import open_sqlite, open_store, parse_url
 from ledger.store.sqlite import SqliteStore
 from ledger.store.sqlite_connection import connect
@@ -544,16 +545,36 @@ async def test_closing_a_locked_ledger(path: Path, store: SqliteStore) -> None:
             await append
 
 
-async def test_the_log_stays_small(path: Path, store: SqliteStore) -> None:
+def log_in(path: Path) -> int:
+    """Return the bytes of the write-ahead log."""
+    return path.with_name(path.name + "-wal").stat().st_size
+
+
+def mark_in(path: Path) -> int:
+    """Return the mark as the file alone bears it."""
+    return int.from_bytes(path.read_bytes()[60:64])
+
+
+async def test_the_log_stays_small(path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading page by page holds no snapshot in between, so the write-ahead log is folded back again and again."""
+    monkeypatch.setattr(sqlite_writer, "MARK_AFTER", 1000)
     mark = "x" * 2000
     position = 0
     for number in range(60):
-        streams = [f"{number}-{n}" for n in range(47)]  # not so many that it is always folded back while a page is read
+        streams = [f"{number}-{n}" for n in range(47)]
         await asyncio.gather(*(store.append(Append(name, 0, (tick(name, 1, mark=mark),))) for name in streams))
         page = await store.page(position, 100)
         position = page[-1].position
-    assert path.with_name(path.name + "-wal").stat().st_size < 8_000_000
+    assert log_in(path) < 8_000_000
+
+
+async def test_long_texts_are_marked_too(path: Path, store: SqliteStore) -> None:
+    """A few appends fill the log with their texts: it is written back with the mark before SQLite does it without."""
+    text = b"x" * 2**20
+    for number in range(40):
+        await store.append(Append(f"s{number}", 0, (tick(f"s{number}", 1),), (Payload("p", b"", text),)))
+    assert mark_in(path) == 1
+    assert log_in(path) < 30 * 2**20
 
 
 def program(text: str, *arguments: str) -> subprocess.Popen[str]:

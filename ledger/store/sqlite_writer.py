@@ -32,8 +32,12 @@ GROUP_WHOLE: Final = 32
 """Up to here all that wait go together, of more only half: while one half is written the other half calls."""
 LOOK_AHEAD: Final = 4 * GROUP_MAX
 """Waiting appends looked through for a group; those of a stream that is in the group already are passed over."""
-MARK_AFTER: Final = 300
-"""Appends until the log is written back with the mark: before SQLite does it by itself, without one."""
+MARK_AFTER: Final = 5000
+"""Pages in the log until it is written back with the mark: before SQLite does it by itself, without one."""
+PAGES_OF_GROUP: Final = 24
+PAGES_OF_APPEND: Final = 3
+"""What a transaction adds to the log, and each append in it besides its texts: as measured, rounded up."""
+PAGE: Final = 4096
 YIELD_MAX_S: Final = 0.002
 """The most that a writer leaves the lock to other processes after it had to wait for them."""
 CONTENDED_FOR_S: Final = 1.0
@@ -146,7 +150,7 @@ class Writer:
         appends = [waiting.append for waiting in group]
         with self._telling(group):
             outcomes = await self._written(partial(append_group, appends=appends), group[0].since_s)
-            self._unmarked += len(group)
+            self._unmarked += _pages(appends)
             for waiting, outcome in zip(group, outcomes, strict=True):
                 if isinstance(outcome, DispatchError):
                     self._tell_all((waiting,), outcome)
@@ -202,6 +206,12 @@ class Writer:
         for waiting in group:
             if not waiting.told.done():
                 waiting.told.set_exception(error)
+
+
+def _pages(appends: Sequence[Append]) -> int:
+    """Return about how many pages a group adds to the log."""
+    texts = sum(len(payload.content) for append in appends for payload in append.payloads)
+    return PAGES_OF_GROUP + PAGES_OF_APPEND * len(appends) + texts // PAGE
 
 
 def _in_transaction(database: sqlite3.Connection, now_ms: int, work: Callable[[sqlite3.Connection, int], T]) -> T:
