@@ -53,10 +53,14 @@ class Sockets(httpcore2.AsyncNetworkBackend):
                 )
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(error) from error
-        except OSError as error:
+        except (OSError, ValueError, IndexError) as error:  # the latter two of a name or a port that cannot be
             raise httpcore2.ConnectError(error) from error
-        for option in socket_options or ():
-            transport.get_extra_info("socket").setsockopt(*option)
+        try:
+            for option in socket_options or ():
+                transport.get_extra_info("socket").setsockopt(*option)
+        except OSError as error:
+            transport.abort()
+            raise httpcore2.ConnectError(error) from error
         return _Stream(transport, wire)
 
     async def sleep(self, seconds: float) -> None:
@@ -69,8 +73,7 @@ class _Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.came = bytearray()
-        self.ended = False
-        """Nothing more will come."""
+        self.ended = False  # nothing more will come
         self.broken: Exception | None = None
         self.transport: asyncio.Transport | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -95,6 +98,7 @@ class _Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
         self.broken = self.broken or exc
+        self.transport = None  # asyncio's may not be asked to close again
         _wake(self._reader)
         _wake(self._writer)
 
@@ -115,21 +119,13 @@ class _Wire(asyncio.Protocol):
         return data
 
     async def readable(self, within_s: float | None) -> None:
-        """Wait until something has come or nothing will.
-
-        Raises:
-            TimeoutError: nothing did in time.
-        """
+        """Wait until something has come or nothing will, else raise TimeoutError."""
         if not self.came and not self.ended:
             self._reader = asyncio.get_running_loop().create_future()
             await _woken(self._reader, within_s)
 
     async def writable(self, within_s: float | None) -> None:
-        """Wait until there is room for more to write.
-
-        Raises:
-            TimeoutError: there was none in time.
-        """
+        """Wait until there is room for more to write, else raise TimeoutError."""
         if not self._has_room and not self.ended:
             self._writer = asyncio.get_running_loop().create_future()
             await _woken(self._writer, within_s)
@@ -197,8 +193,10 @@ class _Stream(httpcore2.AsyncNetworkStream):
             raise httpcore2.WriteError(self._wire.broken) from self._wire.broken
 
     async def aclose(self) -> None:
-        """Close the connection at once."""
-        self._transport.abort()
+        """Close the connection at once; who waits for it hears that it broke, not that the peer has ended it."""
+        self._wire.broken = self._wire.broken or ConnectionAbortedError("the connection was closed on this side")
+        if self._wire.transport is not None:
+            self._wire.transport.abort()
 
     async def start_tls(
         self,
@@ -212,17 +210,19 @@ class _Stream(httpcore2.AsyncNetworkStream):
             httpcore2.ConnectTimeout: the two did not agree in time.
             httpcore2.ConnectError: they did not agree.
         """
-        loop = asyncio.get_running_loop()
+        if self._transport.is_closing() or self._wire.came:  # asyncio would wait for ever, or take it for encrypted
+            await self.aclose()
+            raise httpcore2.ConnectError("the peer spoke or left before the connection was encrypted")
         try:
             async with asyncio.timeout(timeout):
-                transport = await loop.start_tls(
+                transport = await asyncio.get_running_loop().start_tls(
                     self._transport, self._wire, ssl_context, server_hostname=server_hostname
                 )
         except BaseException as error:
             self._transport.abort()
             if isinstance(error, TimeoutError):
                 raise httpcore2.ConnectTimeout(error) from error
-            if isinstance(error, OSError):
+            if isinstance(error, (OSError, ValueError)):
                 raise httpcore2.ConnectError(error) from error
             raise
         if transport is None:
