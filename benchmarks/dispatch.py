@@ -13,7 +13,7 @@ from benchmarks.measuring import Plan, Stopwatch, Table, figure, folder_in, medi
 
 __all__ = ["measure"]
 
-ROUNDS: Final = 5
+ROUNDS: Final = 9
 CALLS: Final = {1: 60, 32: 300, 128: 400}
 """Calls in a round, by how many are in flight."""
 COLUMNS: Final = ("in flight", "of", "calls/s", "x bare SDK", "us CPU/call")

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import httpcore2
@@ -72,10 +73,8 @@ class _Connections(httpcore2.AsyncConnectionPool):
             raise
         if not isinstance(response.stream, AsyncIterable):
             raise TypeError("an async connection answers with an async stream")
-        body = _Body(response.stream, lambda: self._done(connection))
-        return httpcore2.Response(
-            response.status, headers=response.headers, content=body, extensions=response.extensions
-        )
+        response.stream = _Body(response.stream, partial(self._done, connection))
+        return response
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -88,7 +88,8 @@ class Task(NamedTuple):
         """The steps that the current purpose counts on."""
         if self.purpose == "validate":
             return self.submitted.judge
-        return self.submitted.route + self.submitted.ladder
+        route, ladder = self.submitted.route, self.submitted.ladder
+        return route + ladder if ladder else route
 
     @property
     def judged_attempt(self) -> int | None:
