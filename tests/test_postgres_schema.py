@@ -289,13 +289,6 @@ def test_an_index_is_read(filled: str, text: str, values: list[Any], index: str)
     assert max(step["Actual Rows"] for step in steps if "Scan" in step["Node Type"]) <= 1000
 
 
-async def test_an_append_to_a_new_ledger_reads_by_index(made: str) -> None:
-    """What is planned while there are no events is kept while they come."""
-    steps = list(walk(await explained(made, statements.STREAMS_OF, [[f"t{n}" for n in range(10)], [0] * 10])))
-    assert "Seq Scan" not in {step["Node Type"] for step in steps}
-    assert "events_stream" in {step.get("Index Name") for step in steps}
-
-
 async def explained(url: str, text: str, values: list[Any]) -> dict[str, Any]:
     """Return how a statement was run."""
     connection = await asyncpg.connect(url)

@@ -172,31 +172,25 @@ def _told(outcome: Outcome, before: Before, batch: Batch, positions: Mapping[str
 
 
 async def _before(database: Driver, appends: Sequence[Append], now_ms: int | None) -> Before:
-    server_ms, streams = await _streams(database, {append.task_id: append.known for append in appends})
+    found = await database.fetch(sql.STREAMS_OF, [append.task_id for append in appends])
+    streams = _streams(found, {append.task_id: append.known for append in appends})
     digests = [append.key_digest for append in appends if append.key_digest is not None]
     owners = await database.fetch(sql.TASKS_OF_KEYS, digests) if digests else []
-    at_ms = server_ms if now_ms is None else now_ms
+    at_ms: int = found[0]["now_ms"] if now_ms is None else now_ms
     counts = await in_flight(database, appends, at_ms)
     sums = await spent_in(database, appends, streams, at_ms)
     newest = await database.fetchval(sql.NEWEST) if any(map(caps_of, appends)) else 0
     return Before(at_ms, streams, dict(owners), counts, Purses(sums.__getitem__), newest)
 
 
-async def _streams(database: Driver, known: Mapping[str, Stream]) -> tuple[int, dict[str, Stream]]:
-    """Return the server's clock and the streams; of one that the caller knows only what is new is read."""
-    found = await database.fetch(sql.STREAMS_OF, list(known), [len(stream) for stream in known.values()])
+def _streams(found: Iterable[Sequence[Any]], known: Mapping[str, Stream]) -> dict[str, Stream]:
+    """Return the streams that were found; what the caller knows of one needs no decoding again."""
     streams: dict[str, Stream] = {}
-    for task_id, rows in groupby((Recorded(*row[1:]) for row in found if row["position"] is not None), TASK_ID):
-        first, *more = rows
-        stream = known[task_id]
-        if stream and first.hash == stream[-1].hash:
-            streams[task_id] = (*stream, *more)
-        elif not stream:
-            streams[task_id] = (first, *more)
-    others = {task_id: () for task_id, stream in known.items() if stream and task_id not in streams}
-    if others:  # they are not as the caller has them: all is read
-        streams |= (await _streams(database, others))[1]
-    return found[0]["now_ms"], streams
+    for task_id, rows in groupby((Recorded(*row[1:]) for row in found if row[1] is not None), TASK_ID):
+        stream, mine = tuple(rows), known[task_id]
+        same = mine and stream[: len(mine)][-1].hash == mine[-1].hash
+        streams[task_id] = (*mine, *stream[len(mine) :]) if same else stream
+    return streams
 
 
 def _plan(batch: Batch, append: Append, before: Before) -> Stream:

@@ -38,10 +38,8 @@ NOW_MS: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 STREAMS_OF: Final = f"""
 SELECT clock.now_ms, {EVENT} FROM (SELECT {NOW_MS} AS now_ms) AS clock
-LEFT JOIN events ON task_id = ANY($1::text[]) AND version >= ($2::bigint[])[array_position($1::text[], task_id)]
-ORDER BY task_id, version
+LEFT JOIN events ON task_id = ANY($1::text[]) ORDER BY task_id, version
 """  # noqa: S608 - see above
-"""Of each stream the events from a version on; as a join with the two arrays a new ledger would be walked through."""
 PLANNED_ONCE: Final = "SET LOCAL plan_cache_mode = force_generic_plan"
 """What an append runs goes by index, whatever it is given; to plan it takes longer than to run it."""
 TASKS_OF_KEYS: Final = "SELECT digest, task_id FROM keys WHERE digest = ANY($1::bytea[])"
