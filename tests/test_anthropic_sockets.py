@@ -196,17 +196,6 @@ async def test_a_peer_that_ends_before_it_has_heard_all(backend: httpcore2.Async
     await stream.aclose()
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a certificate of localhost, with its key, in one file."""
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    command += f" -addext subjectAltName=DNS:localhost -keyout {path} -out {path}.crt"
-    subprocess.run(command.split(), check=True, capture_output=True, timeout=30)
-    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
-    return path
-
-
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 async def test_more_than_is_read(served: Served, certificate: Path, *, tls: bool) -> None:
     """Bytes that nobody reads wait with the peer; in the end all come, in order."""

@@ -6,10 +6,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from ledger.audit.told import DECISIONS, Told
+from ledger.audit.told import Told, decisions
 from ledger.envelope import Recorded, Stream
 from ledger.errors import EventInvalid
-from ledger.parts import BrakeSeen, Decision
+from ledger.parts import BrakeSeen
 from ledger.store.protocol import Problem, Store
 from ledger.system_events import BreakerClosed, BreakerOpened
 
@@ -29,10 +29,9 @@ class BrakeSight(NamedTuple):
 
 def brake_sights(stream: Stream, events: Told) -> Iterator[BrakeSight]:
     """Yield what the decisions of a task saw of breakers."""
-    for recorded, event in zip(stream, events, strict=True):
-        if type(event) in DECISIONS and isinstance(event, Decision):
-            for seen in event.inputs.brakes:
-                yield BrakeSight(recorded.task_id, recorded.version, recorded.position, seen)
+    for recorded, decision in decisions(stream, events):
+        for seen in decision.inputs.brakes:
+            yield BrakeSight(recorded.task_id, recorded.version, recorded.position, seen)
 
 
 def breaker_problems(stream: Stream, events: Told) -> Iterator[Problem]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from ledger import events as e
-from ledger.audit.told import DECISIONS, Told
+from ledger.audit.told import Told, decisions
 from ledger.canonical import INT64_MAX
 from ledger.envelope import Recorded, Stream
 from ledger.errors import EventInvalid
-from ledger.parts import BudgetSeen, Decision
+from ledger.parts import BudgetSeen
 from ledger.store import rows
 from ledger.store.caps import DAY_MS, Scope, scoped, spent_of
 from ledger.store.protocol import Problem, Spent, Store
@@ -41,11 +41,10 @@ class BudgetSight(NamedTuple):
 
 def budget_sights(stream: Stream, events: Told) -> Iterator[BudgetSight]:
     """Yield what the decisions of a task saw of budgets."""
-    for recorded, event in zip(stream, events, strict=True):
-        if type(event) in DECISIONS and isinstance(event, Decision):
-            for seen in event.inputs.budgets:
-                place = recorded.task_id, recorded.version, recorded.position, recorded.recorded_at_ms
-                yield BudgetSight(*place, seen)
+    for recorded, decision in decisions(stream, events):
+        for seen in decision.inputs.budgets:
+            place = recorded.task_id, recorded.version, recorded.position, recorded.recorded_at_ms
+            yield BudgetSight(*place, seen)
 
 
 @dataclass(slots=True)
