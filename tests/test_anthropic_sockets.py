@@ -283,8 +283,8 @@ async def test_options_of_the_socket(backend: httpcore2.AsyncNetworkBackend, ser
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 408 Late"], ids=["ends", "speaks unasked"])
-async def test_what_came_before_the_loop_turned(backend: httpcore2.AsyncNetworkBackend, says: bytes) -> None:
-    """An idle connection that has been ended, or spoken over, is told at once from one that is good."""
+async def test_what_came_to_an_idle_connection(backend: httpcore2.AsyncNetworkBackend, says: bytes) -> None:
+    """One that has been ended, or spoken over, is told from one that is good: before the loop has turned, and after."""
     with socket.create_server((HOST, 0)) as listener:
         stream = await backend.connect_tcp(HOST, listener.getsockname()[1], 5)
         peer, _ = listener.accept()
@@ -294,6 +294,8 @@ async def test_what_came_before_the_loop_turned(backend: httpcore2.AsyncNetworkB
                 peer.sendall(says)
             else:
                 peer.shutdown(socket.SHUT_WR)
+            assert stream.get_extra_info("is_readable")
+            await asyncio.sleep(0.01)
             assert stream.get_extra_info("is_readable")
             await stream.aclose()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import weakref
 from collections import defaultdict
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from clients.base import ExecutionResult
 from ledger import Config, Executor, Ledger
 from ledger.breakers import BreakerSettings
 from ledger.envelope import Append, NewEvent, Stream
-from ledger.errors import LedgerBusy, LedgerFull
+from ledger.errors import LedgerBusy, LedgerFull, UsageError
 from ledger.executor.attempt import Attempt
 from ledger.executor.bench import Bench
 from ledger.executor.books import Books
@@ -194,3 +196,31 @@ async def _submitted(world: World, count: int) -> None:
         while world.types().count("task.submitted") < count:  # noqa: ASYNC110 - nor does an append
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
+
+
+async def test_who_is_refused_after_waiting_gives_the_place_back() -> None:
+    """Closed while one waited for a place: it is refused, and the place is there when the executor opens again."""
+    pool = Pool(ModelRegistry(Config()))
+    most = pool.concurrency("anthropic")
+    async with AsyncExitStack() as taken:
+        for _ in range(most):
+            await taken.enter_async_context(pool.flight("anthropic"))
+        late = asyncio.create_task(taken.enter_async_context(pool.flight("anthropic")))
+        await asyncio.sleep(0)
+        pool.closed = True
+    with pytest.raises(UsageError):
+        await late
+    pool.closed = False
+    async with asyncio.timeout(5), AsyncExitStack() as again:
+        for _ in range(most):
+            await again.enter_async_context(pool.flight("anthropic"))
+
+
+async def test_an_attempt_that_is_over_is_kept_by_nobody() -> None:
+    """What closing waits for does not grow with every attempt."""
+    pool = Pool(ModelRegistry(Config()))
+    flying = pool.take_off()
+    kept_by = weakref.ref(flying)
+    pool.land(flying)
+    del flying
+    assert kept_by() is None
